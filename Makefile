@@ -1,0 +1,36 @@
+# Two commands for a newcomer: `make demo` and `make test`. Each sets up .venv with what it needs.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test bench clean
+
+demo: .venv/demo.stamp
+	$(BIN)/fastcam demo
+
+test: .venv/test.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest
+	TRITON_INTERPRET=1 $(BIN)/pytest tests/interpreter
+
+bench: .venv/bench.stamp
+	$(BIN)/python -m bench.cpu
+
+.venv/demo.stamp: pyproject.toml | .venv
+	$(BIN)/pip install --quiet --editable '.[demo]'
+	touch $@
+
+.venv/test.stamp: pyproject.toml | .venv
+	$(BIN)/pip install --quiet --editable '.[demo,test]'
+	touch $@
+
+.venv/bench.stamp: pyproject.toml | .venv
+	$(BIN)/pip install --quiet --editable '.[demo,test,bench]'
+	touch $@
+
+.venv:
+	$(PYTHON) -m venv .venv
+
+clean:
+	rm -rf .venv demo-output

@@ -1,0 +1,1 @@
+"""Explanations of CNN image classifiers: class activation maps and layer-wise relevance propagation."""

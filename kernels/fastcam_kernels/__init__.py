@@ -1,0 +1,1 @@
+"""Triton kernels behind fastcam's operators; they know torch and triton alone."""
