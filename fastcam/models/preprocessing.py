@@ -1,0 +1,102 @@
+"""From a photo to the network's input, in two steps: the crop that people look at, and its scaled tensor."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as F
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """Which part of a photo the network sees, at which size, and how its pixels are scaled.
+
+    In this order: centre crop to a square of `crop_share` of the short side, resize, centre crop, then
+    (pixel / 255 - mean) / std per channel.
+
+    Attributes:
+        crop_share: share of the short side kept before resizing; None keeps the whole photo.
+        resize: an int for the short side, keeping proportions; (height, width) for exactly that; or None.
+        crop: (height, width) of the centre crop after resizing, or None.
+        mean: per channel, on the scale of 0 to 1.
+        std: per channel, on the scale of 0 to 1.
+        interpolation: of the resize; photos are always resized with antialiasing.
+    """
+
+    resize: int | tuple[int, int] | None = 256
+    crop: tuple[int, int] | None = (224, 224)
+    crop_share: float | None = None
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    interpolation: InterpolationMode = InterpolationMode.BILINEAR
+
+    def view(self, photo: Image.Image) -> Image.Image:
+        """The part of an RGB photo that the network sees, at the network's input size.
+
+        Raises:
+            ValueError: the resized photo is smaller than the crop.
+        """
+        if self.crop_share is not None:
+            side = max(1, round(self.crop_share * min(photo.size)))
+            left, top = (photo.width - side) // 2, (photo.height - side) // 2
+            photo = photo.crop((left, top, left + side, top + side))
+        if self.resize is not None:
+            size = [self.resize] if isinstance(self.resize, int) else list(self.resize)
+            photo = F.resize(photo, size, interpolation=self.interpolation)
+        if self.crop is not None:
+            height, width = self.crop
+            if height > photo.height or width > photo.width:
+                raise ValueError(
+                    f"a crop of {height}x{width} does not fit into a photo of {photo.height}x{photo.width} "
+                    "(height x width, after resizing): enlarge --resize or reduce --crop"
+                )
+            photo = F.center_crop(photo, [height, width])
+        return photo
+
+    def tensor(self, view: Image.Image) -> Tensor:
+        """The scaled tensor (1, 3, H, W), float32, of what `view` returned."""
+        pixels = F.convert_image_dtype(F.pil_to_tensor(view), torch.float32)
+        scaled: Tensor = F.normalize(pixels, mean=list(self.mean), std=list(self.std))
+        return scaled[None]
+
+    def changed(
+        self, *, resize: int | tuple[int, int] | None = None, crop: int | tuple[int, int] | str | None = None
+    ) -> "Preprocessing":
+        """The same scaling with another geometry; None leaves a part as it is.
+
+        An exact `resize` (height, width) without a `crop` crops nothing; so does `crop="none"`. `crop_share`
+        gives way to its equivalent first, a short side of size / crop_share, cropped to the size.
+        """
+        if resize is None and crop is None:
+            return self
+        base = self
+        if self.crop_share is not None and self.crop is None and isinstance(self.resize, tuple):
+            short = round(min(self.resize) / self.crop_share)
+            base = replace(self, crop_share=None, resize=short, crop=self.resize)
+        new_resize = base.resize if resize is None else resize
+        if crop is None:
+            new_crop = None if isinstance(resize, tuple) else base.crop
+        elif isinstance(crop, str):
+            if crop != "none":
+                raise ValueError(f"crop is {crop!r}; valid are a size, (height, width) and 'none'")
+            new_crop = None
+        else:
+            new_crop = (crop, crop) if isinstance(crop, int) else crop
+        return replace(base, resize=new_resize, crop=new_crop)
+
+
+def from_transforms(transforms: object) -> Preprocessing:
+    """The geometry and scaling of torchvision's `weights.transforms()` for a classifier."""
+    (resize,), (crop,) = transforms.resize_size, transforms.crop_size  # type: ignore[attr-defined]
+    return Preprocessing(
+        resize=resize,
+        crop=(crop, crop),
+        mean=tuple(transforms.mean),  # type: ignore[attr-defined]
+        std=tuple(transforms.std),  # type: ignore[attr-defined]
+        interpolation=transforms.interpolation,  # type: ignore[attr-defined]
+    )
