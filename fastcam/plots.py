@@ -39,7 +39,8 @@ def scaled(values: Map) -> Map:
     low, high = values.min(), values.max()
     if high == low:
         return np.zeros_like(values)
-    return (values - low) / (high - low)
+    result: Map = (values - low) / (high - low)
+    return result
 
 
 def resized(values: Map, size: tuple[int, int]) -> Map:

@@ -1,5 +1,6 @@
 """From a photo to the network's input, in two steps: the crop that people look at, and its scaled tensor."""
 
+import re
 from dataclasses import dataclass, replace
 
 import torch
@@ -88,6 +89,19 @@ class Preprocessing:
         else:
             new_crop = (crop, crop) if isinstance(crop, int) else crop
         return replace(base, resize=new_resize, crop=new_crop)
+
+
+def parse_size(text: str) -> int | tuple[int, int]:
+    """A size as the command line takes it: "224" or "224x320" (height x width).
+
+    Raises:
+        ValueError: the text is neither, or holds a zero.
+    """
+    match = re.fullmatch(r"([1-9]\d{0,4})(?:x([1-9]\d{0,4}))?", text.strip().lower())
+    if not match:
+        raise ValueError(f"size {text!r} is not understood: write a number such as 224, or HEIGHTxWIDTH")
+    first, second = match.groups()
+    return int(first) if second is None else (int(first), int(second))
 
 
 def from_transforms(transforms: object) -> Preprocessing:
