@@ -29,7 +29,7 @@ _WRONG_USE = 2
 @app.command()
 def explain(
     photos: Annotated[
-        list[Path], typer.Argument(help="Image files.", metavar="PHOTO...", show_default=False)
+        list[Path], typer.Argument(help="Image files.", metavar="PHOTO", show_default=False)
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the pictures.", metavar="DIR")],
     model: Annotated[

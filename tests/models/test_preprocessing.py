@@ -1,0 +1,89 @@
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image
+
+from fastcam.models.loading import EMBEDDED_PREPROCESSING
+from fastcam.models.preprocessing import Preprocessing, from_transforms, parse_size
+
+
+def noise(width: int, height: int) -> Image.Image:
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+@pytest.mark.parametrize("size", [(300, 200), (61, 400), (240, 240)], ids=str)
+@pytest.mark.parametrize("model", ["resnet50", "efficientnet_b0", "inception_v3", "alexnet"])
+def test_equals_torchvisions_transforms(model: str, size: tuple[int, int]) -> None:
+    transforms = torchvision.models.get_model_weights(model).DEFAULT.transforms()
+    preprocessing = from_transforms(transforms)
+    photo = noise(*size)
+    assert torch.equal(preprocessing.tensor(preprocessing.view(photo))[0], transforms(photo))
+
+
+def test_embedded_models_scaling_and_crop() -> None:
+    photo = noise(300, 400)
+    box = (300 - 262) // 2, (400 - 262) // 2  # 0.875 of 300 is 262.5, rounded to even
+    expected = photo.crop((*box, box[0] + 262, box[1] + 262)).resize((224, 224), Image.Resampling.BICUBIC)
+    view = EMBEDDED_PREPROCESSING.view(photo)
+    assert np.array_equal(np.asarray(view), np.asarray(expected))
+    pixels = torch.from_numpy(np.asarray(expected).copy()).permute(2, 0, 1)[None].double()
+    scaled = EMBEDDED_PREPROCESSING.tensor(view)
+    assert scaled.dtype == torch.float32
+    torch.testing.assert_close(scaled.double(), (pixels - 127) / 128, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "size"),
+    [
+        pytest.param({}, (224, 224), id="as it is"),
+        pytest.param({"resize": 224}, (224, 224), id="short side 224, crop 224"),
+        pytest.param({"resize": (224, 224)}, (224, 224), id="224x224 without a crop"),
+        pytest.param({"resize": (96, 64)}, (96, 64), id="exact size"),
+        pytest.param({"resize": (96, 64), "crop": 64}, (64, 64), id="exact size and crop"),
+        pytest.param({"crop": "none"}, (256, 512), id="no crop"),
+        pytest.param({"resize": 100, "crop": "none"}, (100, 200), id="short side alone"),
+        pytest.param({"crop": (100, 200)}, (100, 200), id="oblong crop"),
+    ],
+)
+@pytest.mark.parametrize("base", [Preprocessing(), EMBEDDED_PREPROCESSING], ids=["imagenet", "embedded"])
+def test_changed_geometry(base: Preprocessing, changes: dict[str, object], size: tuple[int, int]) -> None:
+    view = base.changed(**changes).view(noise(600, 300))  # type: ignore[arg-type]
+    assert (view.height, view.width) == size
+    assert base.changed(**changes).mean == base.mean  # type: ignore[arg-type]
+
+
+def test_no_change_is_no_change() -> None:
+    assert EMBEDDED_PREPROCESSING.changed() is EMBEDDED_PREPROCESSING
+
+
+def test_exact_resize_keeps_the_whole_photo() -> None:
+    photo = Image.new("RGB", (600, 300), "black")
+    photo.paste((255, 255, 255), (0, 0, 20, 300))
+    view = np.asarray(Preprocessing().changed(resize=(224, 224)).view(photo))
+    assert view[100, 0].min() == 255
+    assert np.asarray(Preprocessing().view(photo)).max() == 0
+
+
+def test_crop_larger_than_the_photo() -> None:
+    with pytest.raises(ValueError, match=r"crop of 224x224 .* photo of 100x200 .*--resize"):
+        Preprocessing().changed(resize=100).view(noise(400, 200))
+
+
+def test_unknown_word_for_crop() -> None:
+    with pytest.raises(ValueError, match="crop is 'all'"):
+        Preprocessing().changed(crop="all")
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("224", 224), ("224x320", (224, 320)), (" 64X32 ", (64, 32)), ("1", 1)]
+)
+def test_parse_size(text: str, size: int | tuple[int, int]) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "0", "224x", "x224", "22.4", "-3", "1x2x3", "none", "224x0"])
+def test_parse_size_refuses(text: str) -> None:
+    with pytest.raises(ValueError, match="is not understood"):
+        parse_size(text)
