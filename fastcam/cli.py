@@ -28,9 +28,7 @@ _WRONG_USE = 2
 
 @app.command()
 def explain(
-    photos: Annotated[
-        list[Path], typer.Argument(help="Image files.", metavar="PHOTO", show_default=False)
-    ],
+    photos: Annotated[list[Path], typer.Argument(help="Image files.", metavar="PHOTO", show_default=False)],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the pictures.", metavar="DIR")],
     model: Annotated[
         str,
@@ -168,6 +166,13 @@ def _device(name: str | None) -> torch.device:
         raise ValueError(
             f"--device {name}: PyTorch finds {count} CUDA devices here; leave it out, or use cpu"
         )
+    try:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, NotImplementedError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"--device {name} cannot be used here ({reason}); leave it out, or use cpu"
+        ) from error
     return device
 
 

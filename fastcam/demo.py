@@ -17,7 +17,9 @@ from .plots import Block, grid_figure, masked, write_png
 PHOTOS = ("chelsea.png", "coffee.png", "rocket.jpg", "motorcycle_left.png")
 
 LAST_LAYER = "head.activation"
-SHALLOWER_LAYERS = ("blocks.4", "blocks.10")  # 28 and 14 positions a side
+# The last activations with 28 and with 14 positions a side. They stand behind a ReLU6; the signed outputs of
+# the blocks themselves are linear, and maps made of them are noisy.
+SHALLOWER_LAYERS = ("blocks.5.expand.activation", "blocks.11.expand.activation")
 METHODS: Mapping[str, tuple[str, ...]] = {
     # CAM reads the classifier's weights and has no meaning below the last layer.
     "cam": (LAST_LAYER,),

@@ -207,6 +207,7 @@ def test_photo_smaller_than_the_crop_is_named(folder: Path) -> None:
         pytest.param(["--class-names", "short.txt"], "2 class names, but the model has 7", id="few names"),
         pytest.param(["--device", "cuda:99"], "--device cuda:99", id="absent device"),
         pytest.param(["--device", "gpu"], "--device 'gpu' is no device", id="device"),
+        pytest.param(["--device", "meta"], "--device meta cannot be used here", id="device without data"),
         pytest.param(["--precision", "float12"], "float12", id="precision"),
         pytest.param(["--resize", "big"], "'big'", id="resize"),
         pytest.param(["--crop", "0"], "'0'", id="crop"),
