@@ -1,1 +1,23 @@
 """Explanations of CNN image classifiers: class activation maps and layer-wise relevance propagation."""
+
+from fastcam import lrp, models, ops
+from fastcam.methods import Explainer, Explanation, cam, explain, grad_cam, relevance_cam, score_cam
+from fastcam.network.cache import clear_cache
+from fastcam.ops.backend import use_backend
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Explainer",
+    "Explanation",
+    "cam",
+    "clear_cache",
+    "explain",
+    "grad_cam",
+    "lrp",
+    "models",
+    "ops",
+    "relevance_cam",
+    "score_cam",
+    "use_backend",
+]

@@ -1,0 +1,1 @@
+"""A model, captured: its graph, layer names, folded weights, and running parts of it."""

@@ -1,0 +1,144 @@
+"""Relevance of a whole network: one forward pass that keeps the gates, one gated pass back."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor, fx
+
+from fastcam.lrp.rules import Call, Form, Pullback, Rule, Signal, rule_for
+from fastcam.network.network import Network
+from fastcam.network.plan import Plan, Values, evaluate
+from fastcam.network.precision import matrix_precision
+
+Seed = Callable[[Tensor], Tensor]
+Read = Callable[[Tensor, Form, Tensor], Tensor]
+K = TypeVar("K")
+
+
+@dataclass(frozen=True, eq=False)
+class Route:
+    """The way of relevance from the logits to some layers.
+
+    receivers: for each node on the way, the operands that its relevance goes to.
+    form: the form in which the signal of each node is added up.
+    """
+
+    plan: Plan
+    rules: dict[fx.Node, Rule]
+    receivers: dict[fx.Node, tuple[fx.Node, ...]]
+    form: dict[fx.Node, Form]
+
+    def sent(self, node: fx.Node) -> Form:
+        """The form in which a node's rule sends its signal on."""
+        return self.rules[node].sends(self.form[node])
+
+
+def find_route(network: Network, layers: Sequence[fx.Node]) -> Route:
+    """Find the operations between `layers` and the logits, and the rule of each.
+
+    Raises ValueError where an operation on the way has no rule, or where relevance never reaches a layer.
+    """
+    graph = network.graph
+    plan = network.plan((graph.logits, *layers))
+    downstream = graph.descendants(layers)
+    behind = set().union(*(graph.descendants([layer]) - {layer} for layer in layers))
+    rules: dict[fx.Node, Rule] = {}
+    receivers: dict[fx.Node, tuple[fx.Node, ...]] = {}
+    form = {graph.logits: Form.R}
+    for step in reversed(plan.steps):
+        node = step.node
+        if node not in form or node not in behind:
+            continue
+        rules[node] = rule_for(step, graph)
+        receivers[node] = tuple(s for s in rules[node].receivers(node, graph) if s in downstream)
+        for source in receivers[node]:
+            if form.get(source) is not Form.R:
+                form[source] = rules[node].sends(form[node])
+    for layer in layers:
+        if layer not in form:
+            raise ValueError(f"layer: no relevance reaches {layer.name!r} from the logits")
+    return Route(plan, rules, receivers, form)
+
+
+def propagate(
+    network: Network, route: Route, images: Tensor, layers: Sequence[fx.Node], seed: Seed, read: Read
+) -> tuple[Tensor, Values, list[Tensor]]:
+    """Run forward and back; return the logits, the layers' activations, and what `read` makes of each layer.
+
+    seed: logits (N, classes) -> relevance at the logits (N, T, classes).
+    read: (signal (T, N, ...), its form, activation (N, ...)) -> anything; called once per layer.
+    """
+    with torch.inference_mode(False), torch.no_grad(), matrix_precision(network.precision, images.device):
+        values, kept, pullbacks = _forward(network, route, images)
+        logits = values[network.graph.logits]
+        relevance = seed(logits.to(torch.promote_types(logits.dtype, torch.float32)))
+        start = relevance.transpose(0, 1)
+        signals = _backward(route, {network.graph.logits: Signal(start)}, pullbacks, kept, layers, values, read)
+    return logits, values, signals
+
+
+def _forward(
+    network: Network, route: Route, images: Tensor
+) -> tuple[Values, Values, dict[fx.Node, Pullback]]:
+    """Make all values; keep those that a change of form needs, and the way back through each operation."""
+    mixed = {
+        source
+        for node, sources in route.receivers.items()
+        for source in sources
+        if route.sent(node) is not route.form[source]
+    }
+    values: Values = {network.graph.images: network.prepare(images)}
+    kept: Values = {}
+    pullbacks: dict[fx.Node, Pullback] = {}
+    for step in route.plan.steps:
+        node = step.node
+        if node in route.rules:
+            call = Call(step, route.form[node], route.receivers[node], network)
+            values[node], pullbacks[node] = route.rules[node].forward(call, values)
+        else:
+            values[node] = evaluate(step, values, network.weights)
+        if node in mixed:
+            kept[node] = values[node]
+        for released in step.releases:
+            del values[released]
+    return values, kept, pullbacks
+
+
+def _backward(
+    route: Route,
+    signals: dict[fx.Node, Signal],
+    pullbacks: dict[fx.Node, Pullback],
+    kept: Values,
+    layers: Sequence[fx.Node],
+    values: Values,
+    read: Read,
+) -> list[Tensor]:
+    found: dict[fx.Node, Tensor] = {}
+    for step in reversed(route.plan.steps):
+        node = step.node
+        if node not in signals:
+            continue
+        signal = signals.pop(node)
+        if node in layers:
+            found[node] = read(signal.tensor, route.form[node], values[node])
+        if node not in pullbacks:
+            continue
+        sent = pullbacks.pop(node)(signal.tensor)
+        for source, part in zip(route.receivers[node], sent, strict=True):
+            if route.sent(node) is not route.form[source]:
+                part = Signal(part.tensor * kept[source], fresh=True)
+            signals[source] = _sum(signals.get(source), part)
+    return [found[layer] for layer in layers]
+
+
+def _sum(a: Signal | None, b: Signal) -> Signal:
+    """Add two signals, into the memory of one of them if it is nobody else's."""
+    if a is None:
+        return b
+    if a.fresh:
+        return Signal(a.tensor.add_(b.tensor), fresh=True)
+    if b.fresh:
+        return Signal(b.tensor.add_(a.tensor), fresh=True)
+    return Signal(a.tensor + b.tensor, fresh=True)

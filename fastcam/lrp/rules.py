@@ -1,0 +1,353 @@
+"""The z+ rule of every operation, in the form of a gated backward pass.
+
+A signal on its way back is carried in one of two forms: as G, where the relevance is R = t G for a tensor t
+(elementwise), or as R itself. G is what convolutions, additions and pools want: their rules are then backward
+passes. R is what a lone batch norm wants: it passes R unchanged, and G_x = (y / x) G_y would blow up where x
+is near 0.
+
+A rule computes its operation forward and returns, with the value, how to go back. Signals are (T, N, ...): T
+targets, outermost, share what the forward pass has kept.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from fastcam import ops
+from fastcam.network.graph import Graph, aten, is_tensor, place, shape
+from fastcam.network.network import Network
+from fastcam.network.plan import Step, Values, evaluate
+
+
+class Form(Enum):
+    """How a signal carries relevance."""
+
+    G = "R / t"
+    R = "R"
+
+
+@dataclass(frozen=True)
+class Signal:
+    """A signal (T, N, ...); `fresh` if its memory is nobody else's."""
+
+    tensor: Tensor
+    fresh: bool = False
+
+
+Pullback = Callable[[Tensor], list[Signal]]
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One operation of a propagation: its step, the form in which its signal comes, who gets it."""
+
+    step: Step
+    form: Form
+    receivers: tuple[fx.Node, ...]
+    network: Network
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rule: which operands receive relevance, in which form, and the propagation itself."""
+
+    receivers: Callable[[fx.Node, Graph], tuple[fx.Node, ...]]
+    sends: Callable[[Form], Form]
+    forward: Callable[[Call, Values], tuple[Any, Pullback]]
+
+
+def layer(call: Call, values: Values) -> tuple[Tensor, Pullback]:
+    """Convolution or linear layer, with batch norm and activation: S = Q G, G_x = conv_transpose(S, W+)."""
+    unit, network = call.step.unit, call.network
+    assert unit is not None
+    x, affine = values[unit.input], network.weights.affine(unit)
+    positive = network.weights.positive(unit)
+    signed = unit.input not in network.nonnegative
+    negative = network.weights.negative(unit) if signed else None
+    kept = x if signed else None
+    reciprocal = call.form is Form.R
+    if unit.geometry is None:
+        y, gate = ops.relevance_linear(
+            x, affine.weight, affine.bias, positive, negative, unit.activation_name, reciprocal
+        )
+
+        def back(signal: Tensor) -> Tensor:
+            return ops.relevance_linear_backward(signal, gate, kept, positive, negative)
+
+    else:
+        g = unit.geometry
+        geometry = (list(g.stride), list(g.padding), list(g.dilation), g.groups)
+        y, gate = ops.relevance_conv(
+            x, affine.weight, affine.bias, positive, negative, *geometry, unit.activation_name, reciprocal
+        )
+        size = list(x.shape[2:])
+
+        def back(signal: Tensor) -> Tensor:
+            return ops.relevance_conv_backward(signal, gate, kept, positive, negative, size, *geometry)
+
+    def pullback(signal: Tensor) -> list[Signal]:
+        targets = signal.shape[0]
+        return [Signal(back(signal.flatten(0, 1)).unflatten(0, (targets, -1)), fresh=True)]
+
+    return y, pullback
+
+
+def movement(call: Call, values: Values) -> tuple[Any, Pullback]:
+    """Reshaping, slicing, concatenation, padding, max pooling: the signal goes back to where its value came from.
+
+    These operations pick values, so their rule is their vector-Jacobian product, in either form; a max pool's
+    goes to the winner (the first of equals).
+    """
+    y, back = _linear(call, values)
+    return y, lambda signal: [Signal(g) for g in back(signal)]
+
+
+def share(call: Call, values: Values) -> tuple[Tensor, Pullback]:
+    """Average pooling, mean, sum: each input's share of the output is x / y, so G passes as a gradient would."""
+    y, back = _linear(call, values)
+    return y, lambda signal: [Signal(g, fresh=True) for g in back(_as_g(signal, y, call.form))]
+
+
+def addition(call: Call, values: Values) -> tuple[Tensor, Pullback]:
+    """y = a + c b: shares a / y and c b / y, so G passes to a and c G to b, 0 where y is 0."""
+    step = call.step
+    shapes = [values[node].shape for node in call.receivers]
+    factors = [_factor(step.node, node) for node in call.receivers]
+    y = evaluate(step, values, call.network.weights)
+    # An activation with f(0) = 0 that is the only reader has set G to 0 there already.
+    masked = call.form is Form.G and _is_masked_by_reader(step.node)
+
+    def pullback(signal: Tensor) -> list[Signal]:
+        g = signal if masked else _as_g(signal, y, call.form)
+        sent = [g if factor == 1 else g * factor for factor in factors]
+        return [Signal(_sum_to(s, size)) for s, size in zip(sent, shapes, strict=True)]
+
+    return y, pullback
+
+
+def activation(call: Call, values: Values) -> tuple[Tensor, Pullback]:
+    """An activation with f(0) = 0 on its own: R passes where x is not 0, so G_x = (y / x) G_y, |y / x| bounded."""
+    (source,) = call.receivers
+    if call.step.node.target is aten.relu.default:
+        y = evaluate(call.step, values, call.network.weights)
+        if call.form is Form.R:
+            return y, lambda signal: [Signal(signal)]
+        return y, lambda signal: [Signal(_where_positive(signal, y), fresh=True)]
+    x = values[source]
+    y = evaluate(replace(call.step, overwrites=None), values, call.network.weights)
+    if call.form is Form.R:
+        return y, lambda signal: [Signal(signal * _nonzero(x), fresh=True)]
+    slope = torch.where(x == 0, torch.zeros_like(x), y / x)
+    return y, lambda signal: [Signal(signal * slope, fresh=True)]
+
+
+def passing(call: Call, values: Values) -> tuple[Tensor, Pullback]:
+    """Batch norm on its own, and activations with f(0) != 0: R passes unchanged where x is not 0."""
+    (source,) = call.receivers
+    x = values[source]
+    y = evaluate(replace(call.step, overwrites=None), values, call.network.weights)
+
+    def pullback(signal: Tensor) -> list[Signal]:
+        relevance = signal if call.form is Form.R else signal * y
+        return [Signal(relevance * _nonzero(x), fresh=True)]
+
+    return y, pullback
+
+
+def gated(call: Call, values: Values) -> tuple[Tensor, Pullback]:
+    """y = x * gate with the gate held fixed: R passes to x, so G_x = gate * G."""
+    (source,) = call.receivers
+    node = call.step.node
+    held = next(operand for operand in node.args[:2] if operand is not source)
+    y = evaluate(replace(call.step, overwrites=None), values, call.network.weights)
+    if call.form is Form.R:
+        return y, lambda signal: [Signal(signal)]
+    gate: Any = held
+    if isinstance(held, fx.Node):
+        weights = call.network.weights
+        gate = weights.value(held) if held in weights.graph.weights else values[held]
+    if node.target is aten.div.Tensor:
+        return y, lambda signal: [Signal(signal / gate, fresh=True)]
+    return y, lambda signal: [Signal(signal * gate, fresh=True)]
+
+
+def rule_for(step: Step, graph: Graph) -> Rule:
+    """The z+ rule of a step. Raises ValueError, naming the operation and its module, where there is none."""
+    if step.unit is not None:
+        return _LAYER
+    rule = _RULES.get(step.node.target)
+    if rule is None:
+        raise ValueError(
+            f"relevance: the z+ rule knows no way back through {step.node.target} (node {step.node.name!r}) in "
+            f"{place(step.node)}; choose a layer behind it, or a gradient method such as grad_cam"
+        )
+    return rule
+
+
+def _unit_input(node: fx.Node, graph: Graph) -> tuple[fx.Node, ...]:
+    """The input of the layer at the head of a unit."""
+    first: Any = node
+    while first.target not in (aten.conv2d.default, aten.linear.default):
+        first = first.args[0]
+    return (first.args[0],)
+
+
+def _tensors(node: fx.Node, graph: Graph) -> tuple[fx.Node, ...]:
+    sources = [source for source in node.all_input_nodes if source not in graph.weights and is_tensor(source)]
+    return tuple(sources)
+
+
+def _first(node: fx.Node, graph: Graph) -> tuple[fx.Node, ...]:
+    return _tensors(node, graph)[:1]
+
+
+def _not_the_gate(node: fx.Node, graph: Graph) -> tuple[fx.Node, ...]:
+    """The operand of a product that is no gate.
+
+    A gate is a constant, an operand that is broadcast over the other, or a sigmoid or hardsigmoid.
+    """
+    tensors = _tensors(node, graph)
+    if node.target is aten.div.Tensor and node.args[0] not in tensors[:1]:
+        tensors = ()
+    if len(tensors) == 2 and node.target is aten.mul.Tensor:
+        broadcast = [t for t in tensors if shape(t) != shape(node)]
+        sigmoids = [t for t in tensors if t.target in (aten.sigmoid.default, aten.hardsigmoid.default)]
+        gates = broadcast or sigmoids
+        tensors = tuple(t for t in tensors if t not in gates) if len(gates) == 1 else tensors
+    if len(tensors) != 1:
+        raise ValueError(
+            f"relevance: the z+ rule knows no way back through {node.target} (node {node.name!r}) in {place(node)}: "
+            "neither operand is a gate (a constant, broadcast, a sigmoid or a hardsigmoid)"
+        )
+    return tensors
+
+
+def _linear(call: Call, values: Values) -> tuple[Any, Callable[[Tensor], list[Tensor]]]:
+    """Evaluate a step under autograd; return its value and its vector-Jacobian product."""
+    leaves = {node: values[node].detach().requires_grad_() for node in call.receivers}
+    with torch.enable_grad():
+        y = evaluate(call.step, {**values, **leaves}, call.network.weights)
+    inputs = list(leaves.values())
+
+    def back(signal: Tensor) -> list[Tensor]:
+        if signal.shape[0] == 1:
+            return [g.unsqueeze(0) for g in torch.autograd.grad(y, inputs, signal[0])]
+        return list(torch.autograd.grad(y, inputs, signal, is_grads_batched=True))
+
+    return y.detach(), back
+
+
+def _as_g(signal: Tensor, y: Tensor, form: Form) -> Tensor:
+    """A signal as G, 0 where y is 0."""
+    if form is Form.G:
+        return signal * _nonzero(y)
+    return torch.where(y == 0, torch.zeros_like(signal), signal / y)
+
+
+def _where_positive(signal: Tensor, y: Tensor) -> Tensor:
+    if signal.shape[0] == 1:
+        return torch.ops.aten.threshold_backward(signal[0], y, 0.0).unsqueeze(0)
+    return signal * y.sign()
+
+
+def _nonzero(x: Tensor) -> Tensor:
+    """1 where x is not 0, else 0 (by arithmetic, which is faster on a CPU than a comparison)."""
+    return x.sign().abs_()
+
+
+def _is_masked_by_reader(node: fx.Node) -> bool:
+    readers = list(node.users)
+    return len(readers) == 1 and _RULES.get(readers[0].target) is _ACTIVATION
+
+
+def _factor(node: fx.Node, operand: fx.Node) -> float:
+    """What an operand is multiplied by in a + alpha b or a - alpha b; both, in x + x."""
+    alpha = float(str(node.kwargs.get("alpha", 1)))
+    sign = -1.0 if node.target is aten.sub.Tensor else 1.0
+    return (node.args[0] is operand) + sign * alpha * (node.args[1] is operand)
+
+
+def _sum_to(signal: Tensor, size: torch.Size) -> Tensor:
+    """Sum a signal (T, N, ...) over the dimensions in which an operand of shape `size` was broadcast."""
+    return signal if signal.shape[1:] == size else signal.sum_to_size(signal.shape[0], *size)
+
+
+def _always_g(_: Form) -> Form:
+    return Form.G
+
+
+def _always_r(_: Form) -> Form:
+    return Form.R
+
+
+def _unchanged(form: Form) -> Form:
+    return form
+
+
+_LAYER = Rule(_unit_input, _always_g, layer)
+_MOVEMENT = Rule(_tensors, _unchanged, movement)
+_SHARE = Rule(_first, _always_g, share)
+_ADDITION = Rule(_tensors, _always_g, addition)
+_ACTIVATION = Rule(_first, _unchanged, activation)
+_PASSING = Rule(_first, _always_r, passing)
+_GATED = Rule(_not_the_gate, _unchanged, gated)
+
+_RULES: dict[Any, Rule] = {
+    **dict.fromkeys(
+        (
+            aten.cat.default,
+            aten.slice.Tensor,
+            aten.select.int,
+            aten.permute.default,
+            aten.transpose.int,
+            aten.reshape.default,
+            aten.flatten.using_ints,
+            aten.unflatten.int,
+            aten.squeeze.default,
+            aten.squeeze.dim,
+            aten.squeeze.dims,
+            aten.unsqueeze.default,
+            aten.pad.default,
+            aten.max_pool2d.default,
+            aten.to.dtype,
+        ),
+        _MOVEMENT,
+    ),
+    **dict.fromkeys(
+        (
+            aten.avg_pool2d.default,
+            aten.adaptive_avg_pool2d.default,
+            aten.mean.dim,
+            aten.mean.default,
+            aten.sum.dim_IntList,
+        ),
+        _SHARE,
+    ),
+    **dict.fromkeys((aten.add.Tensor, aten.sub.Tensor), _ADDITION),
+    **dict.fromkeys(
+        (
+            aten.relu.default,
+            aten.relu6.default,
+            aten.hardtanh.default,
+            aten.leaky_relu.default,
+            aten.prelu.default,
+            aten.elu.default,
+            aten.selu.default,
+            aten.celu.default,
+            aten.gelu.default,
+            aten.silu.default,
+            aten.mish.default,
+            aten.hardswish.default,
+            aten.tanh.default,
+        ),
+        _ACTIVATION,
+    ),
+    **dict.fromkeys(
+        (aten.batch_norm.default, aten.sigmoid.default, aten.hardsigmoid.default, aten.softplus.default), _PASSING
+    ),
+    **dict.fromkeys((aten.mul.Tensor, aten.div.Tensor), _GATED),
+}

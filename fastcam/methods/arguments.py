@@ -1,0 +1,131 @@
+"""Checks of what a user passes, before and, where values matter, after the work."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+Targets = int | Sequence[int] | Sequence[Sequence[int]] | Tensor | None
+Size = str | tuple[int, int]
+
+
+@dataclass
+class DeferredChecks:
+    """Checks of values that lie on the device: their outcomes are read together, once, at the end of a call."""
+
+    failed: list[Tensor] = field(default_factory=list)
+    explain: list[Callable[[], str]] = field(default_factory=list)
+
+    def add(self, failed: Tensor, explain: Callable[[], str]) -> None:
+        """Note a check; `failed` is a boolean on the device."""
+        self.failed.append(failed)
+        self.explain.append(explain)
+
+    def settle(self) -> None:
+        """Raise ValueError for the first check that failed."""
+        for failed, explain in zip(torch.stack(self.failed).tolist(), self.explain, strict=True):
+            if failed:
+                raise ValueError(explain())
+
+
+def check_model(model: object) -> nn.Module:
+    """Return the model to explain: the module inside torch.compile's and DataParallel's wrappers."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: {type(model).__name__} given, a torch.nn.Module is valid")
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        return check_model(model.module)
+    original = model._modules.get("_orig_mod")
+    return check_model(original) if original is not None else model
+
+
+def check_images(images: object, checks: DeferredChecks) -> Tensor:
+    """Return images (N, C, H, W), floating-point; that they are finite is checked later."""
+    if not isinstance(images, Tensor):
+        raise TypeError(f"images: {type(images).__name__} given, a float tensor (N, C, H, W) is valid")
+    if images.dim() != 4:
+        hint = "; add the batch dimension with images.unsqueeze(0)" if images.dim() == 3 else ""
+        raise ValueError(f"images: a tensor of shape {tuple(images.shape)} given, (N, C, H, W) is valid{hint}")
+    if not images.is_floating_point():
+        raise TypeError(
+            f"images: dtype {images.dtype} given, a floating-point dtype is valid; preprocess the images as the model "
+            "expects them"
+        )
+    if images.numel() == 0:
+        raise ValueError(f"images: an empty tensor of shape {tuple(images.shape)} given, at least one image is needed")
+    images = images.detach()
+    checks.add(
+        ~images.isfinite().all(),
+        lambda: f"images: {int((~images.isfinite()).sum())} values are NaN or infinite; all must be finite",
+    )
+    return images
+
+
+def resolve_targets(targets: Targets, logits: Tensor, checks: DeferredChecks) -> tuple[Tensor, bool]:
+    """Return targets (N, T) on the logits' device, and whether the user gave T (else T = 1).
+
+    targets: None (the predicted class), an int, (N,) or (N, T) integers in [0, classes).
+    """
+    images, classes = logits.shape
+    if targets is None:
+        return logits.argmax(dim=1, keepdim=True), False
+    if isinstance(targets, bool) or not isinstance(targets, int | list | tuple | Tensor | range):
+        given = targets.tolist() if hasattr(targets, "tolist") else None
+        if isinstance(targets, bool) or given is None:
+            raise TypeError(_targets_message(type(targets).__name__))
+        targets = given
+    if isinstance(targets, int):
+        targets = [targets] * images
+    tensor = _tensor(targets)
+    if tensor.dtype in (torch.bool, torch.uint16, torch.uint32, torch.uint64) or tensor.is_floating_point():
+        raise TypeError(_targets_message(f"dtype {tensor.dtype}"))
+    if tensor.dim() == 0:
+        tensor = tensor.expand(images)
+    if tensor.dim() not in (1, 2) or tensor.shape[0] != images or tensor.numel() == 0:
+        raise ValueError(
+            f"targets: shape {tuple(tensor.shape)} given for {images} image(s); None, an int, ({images},) or "
+            f"({images}, T) is valid"
+        )
+    several = tensor.dim() == 2
+    given_targets = (tensor if several else tensor.unsqueeze(1)).to(device=logits.device, dtype=torch.int64)
+
+    def explain() -> str:
+        wrong = given_targets[(given_targets < 0) | (given_targets >= classes)]
+        return f"targets: class {int(wrong[0])} given, 0 to {classes - 1} is valid for this model's {classes} classes"
+
+    if tensor.device.type == "cpu":
+        if bool(((tensor < 0) | (tensor >= classes)).any()):
+            raise ValueError(explain())
+    else:
+        checks.add(((given_targets < 0) | (given_targets >= classes)).any(), explain)
+    return given_targets.clamp(0, classes - 1), several
+
+
+def resolve_size(size: Size, images: Tensor, layer: Sequence[int]) -> list[int]:
+    """Return [height, width] of the maps; "input" is the images' size, "layer" the layer's."""
+    if size == "input":
+        return [images.shape[2], images.shape[3]]
+    if size == "layer":
+        return [int(layer[0]), int(layer[1])]
+    if isinstance(size, tuple | list) and len(size) == 2 and all(type(s) is int and s > 0 for s in size):
+        return [int(size[0]), int(size[1])]
+    raise ValueError(f'size: {size!r} given, "input", "layer" or (height, width) of positive integers is valid')
+
+
+def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
+    """Raise ValueError unless `value` is one of `choices`."""
+    if value not in choices:
+        raise ValueError(f"{name}: {value!r} given, one of {', '.join(map(repr, choices))} is valid")
+
+
+def _tensor(targets: Sequence[int] | Sequence[Sequence[int]] | Tensor) -> Tensor:
+    if isinstance(targets, Tensor):
+        return targets.detach()
+    try:
+        return torch.tensor(targets)
+    except (TypeError, ValueError) as error:
+        raise ValueError(_targets_message(f"{targets!r}")) from error
+
+
+def _targets_message(given: str) -> str:
+    return f"targets: {given} given; None, an int, or (N,) or (N, T) integers are valid"

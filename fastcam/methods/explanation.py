@@ -1,0 +1,26 @@
+"""What a call returns besides maps."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """Maps with all that was computed on the way, so that no second forward pass is needed.
+
+    maps: (N, H, W), or (N, T, H, W) where targets were (N, T); a list for a list of layers.
+    logits, probabilities: (N, classes). targets: (N,) or (N, T), the classes explained.
+    layer: the name of the target layer, or the list of names.
+    weights: the channel weights alpha (N, K) or (N, T, K), before any normalisation; a list for a list of layers.
+    left_out: what the method skipped, by name (score_cam: "skipped_channels", a count per image).
+    """
+
+    maps: Tensor | list[Tensor]
+    logits: Tensor
+    probabilities: Tensor
+    targets: Tensor
+    layer: str | list[str]
+    weights: Tensor | list[Tensor]
+    left_out: Mapping[str, Tensor | list[Tensor]] = field(default_factory=dict)

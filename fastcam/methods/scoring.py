@@ -1,0 +1,72 @@
+"""Score methods: channel weights from the network's answers to masked images."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastcam import ops
+from fastcam.methods.arguments import check_choice
+from fastcam.methods.method import Evidence, Method, Resolve
+from fastcam.network.layers import Layer
+from fastcam.network.network import Network
+
+
+def _score_cam(
+    network: Network, images: Tensor, layers: Sequence[Layer], resolve: Resolve, options: Mapping[str, Any]
+) -> Evidence:
+    nodes = [layer.node for layer in layers]
+    logits, values = network.forward(images, nodes)
+    targets = resolve(logits)
+    prepared = network.prepare(images)
+    blank, _ = network.forward(torch.zeros_like(prepared[:1]))
+    blank_score = _score(blank, options).expand(len(images), -1).gather(1, targets)
+    weights, skipped = [], []
+    for node in nodes:
+        activation = values[node]
+        live = activation.abs().amax(dim=(2, 3)) != 0
+        # A channel that is 0 everywhere masks the whole image; its term is 0 whatever its weight.
+        scores = blank_score.unsqueeze(2).repeat(1, 1, activation.shape[1])
+        image, channel = live.nonzero(as_tuple=True)
+        for start in range(0, len(image), options["batch_size"]):
+            chunk = slice(start, start + options["batch_size"])
+            masked = ops.masked_inputs(prepared, activation, image[chunk], channel[chunk], None)
+            answers, _ = network.forward(masked)
+            of = targets[image[chunk]]
+            scores[image[chunk], :, channel[chunk]] = _score(answers, options).gather(1, of)
+        weights.append(_weights(scores, blank_score, options))
+        skipped.append((~live).sum(dim=1))
+    activations = [values[node] for node in nodes]
+    return Evidence(logits, targets, activations, weights, {"skipped_channels": skipped})
+
+
+def _score(logits: Tensor, options: Mapping[str, Any]) -> Tensor:
+    """p or y of every class, in at least float32."""
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return wide.softmax(dim=1) if options["score"] == "probability" else wide
+
+
+def _weights(scores: Tensor, blank_score: Tensor, options: Mapping[str, Any]) -> Tensor:
+    """alpha_k from the scores (N, T, K) of the masked images."""
+    if options["baseline"] == "zeros":
+        scores = scores - blank_score.unsqueeze(2)
+    return scores.softmax(dim=2) if options["weights"] == "softmax" else scores
+
+
+def _check(options: Mapping[str, Any]) -> None:
+    check_choice("baseline", options["baseline"], ("zeros", None))
+    check_choice("score", options["score"], ("probability", "logit"))
+    check_choice("weights", options["weights"], ("increase", "softmax"))
+    size = options["batch_size"]
+    if type(size) is not int or size < 1:
+        raise ValueError(f"batch_size: {size!r} given, a positive integer is valid")
+
+
+SCORE_CAM = Method(
+    name="score_cam",
+    relu=True,
+    find=_score_cam,
+    options={"baseline": "zeros", "score": "probability", "weights": "increase", "batch_size": 32},
+    check=_check,
+)

@@ -1,0 +1,84 @@
+"""Capturing a model: `torch.export` over a shadow, so that the user's own module is never run or changed."""
+
+import threading
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fastcam.network.graph import Graph, build, shape
+from fastcam.network.shadow import Shadow
+
+# torch.export patches global state while it traces: one capture at a time.
+_lock = threading.Lock()
+_NOT_THE_USERS = (Path(torch.__file__).parent, Path(__file__).parent)
+
+
+def capture(
+    model: nn.Module, size: tuple[int, int, int, int], *, output: Callable[[Any], torch.Tensor] | None = None
+) -> Graph:
+    """Capture `model` for images of `size` (N, C, H, W) as a graph of ATen operations.
+
+    The graph takes any number of images where the model's code allows it: the export sees a batch of 2 (a
+    batch of 1 would be specialised) with a dynamic first dimension; height and width are fixed. Where the
+    model's code fixes the batch, the graph is for N images.
+
+    Raises ValueError, with the module and the line, where the model's code cannot be captured or run on
+    images of this size, and TypeError or ValueError where what it returns are not logits (N, classes).
+    """
+    graph = _capture(model, (2, *size[1:]), output)
+    if not graph.dynamic_batch and size[0] != 2:
+        graph = _capture(model, size, output)
+    return graph
+
+
+def _capture(
+    model: nn.Module, size: tuple[int, int, int, int], output: Callable[[Any], torch.Tensor] | None
+) -> Graph:
+    parameter = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    example = torch.zeros(size, dtype=parameter.dtype, device=parameter.device)
+    with _lock, torch.inference_mode(False), torch.no_grad():
+        shadow = Shadow(model, output)
+        try:
+            program = torch.export.export(
+                shadow, (example,), dynamic_shapes=({0: torch.export.Dim.AUTO},), strict=False
+            )
+        except Exception as error:
+            raise ValueError(_explain(error, shadow)) from error
+    _check_logits(program.graph_module.graph.output_node().args[0], program.call_spec.out_spec)
+    return build(program)
+
+
+def _explain(error: Exception, shadow: Shadow) -> str:
+    where = "the model's own forward"
+    if shadow.active and shadow.active[-1][0]:
+        name, kind = shadow.active[-1]
+        where = f"module {name!r} ({kind})"
+    elif shadow.active:
+        where = f"the forward of {shadow.active[-1][1]}"
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not any(Path(frame.filename).is_relative_to(folder) for folder in _NOT_THE_USERS)
+    ]
+    line = f", at `{frames[-1].line}`" if frames else ""
+    reason = str(error).strip().split("\n")[0]
+    return f"model cannot be captured: in {where}{line}: {reason}"
+
+
+def _check_logits(outputs: Any, spec: Any) -> None:
+    leaf = spec.type is None
+    if not leaf or len(outputs) != 1 or not isinstance(outputs[0], torch.fx.Node):
+        returned = "no tensor" if leaf else f"a {spec.type.__name__}"
+        raise TypeError(
+            f"model: a classifier that returns logits (N, classes) is expected, this one returns {returned}; "
+            "pick the logits with `output=`, for example output=lambda y: y['logits']"
+        )
+    if len(shape(outputs[0])) != 2:
+        raise ValueError(
+            "model: a classifier that returns logits (N, classes) is expected, this one returns a tensor of shape "
+            f"{tuple(outputs[0].meta['val'].shape)}; pick or make the logits with `output=`"
+        )

@@ -1,0 +1,275 @@
+"""A captured model as a functional graph of ATen operations, with the user's layer names."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
+
+from fastcam.network.shadow import MODULE_OUTPUT
+
+aten = torch.ops.aten
+
+# In eval mode these return their input, or a copy of it.
+_IDENTITIES = {
+    aten.dropout.default,
+    aten.dropout_.default,
+    aten.feature_dropout.default,
+    aten.feature_dropout_.default,
+    aten.alpha_dropout.default,
+    aten.alpha_dropout_.default,
+    aten.contiguous.default,
+    aten.clone.default,
+    aten.alias.default,
+    aten.detach.default,
+    aten.detach_.default,
+    aten.lift_fresh_copy.default,
+    MODULE_OUTPUT,
+}
+# `view` asks for a layout of memory, which channels-last changes; `reshape` asks for none.
+_LAYOUT_FREE = {aten.view.default: aten.reshape.default, aten._unsafe_view.default: aten.reshape.default}
+# (x, weight, bias, stride, padding, dilation, groups)
+_CONV_DEFAULTS: tuple[Any, ...] = (None, None, None, [1, 1], "valid", [1, 1], 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """A model's computation from `images` to `logits`.
+
+    nodes: every operation the logits need or a layer returned, in an order that can be run; no operation
+        writes to its input.
+    layers: for each module name, the nodes it returned, one per call.
+    weights: for each placeholder but the images, the model's name of that parameter or buffer.
+    constants: tensors that are in the code itself, under names in `weights`.
+    dynamic_batch: False where the model's own code fixes the number of images.
+    """
+
+    nodes: tuple[fx.Node, ...]
+    images: fx.Node
+    logits: fx.Node
+    layers: Mapping[str, tuple[fx.Node, ...]]
+    weights: Mapping[fx.Node, str]
+    constants: Mapping[str, torch.Tensor]
+    dynamic_batch: bool
+
+    @property
+    def classes(self) -> int:
+        """The number of classes."""
+        return shape(self.logits)[1]
+
+    def ancestors(self, nodes: Iterable[fx.Node], *, stop: Iterable[fx.Node] = ()) -> set[fx.Node]:
+        """What `nodes` are computed from, themselves included, without looking behind `stop`."""
+        found: set[fx.Node] = set()
+        behind = set(stop)
+        waiting = list(nodes)
+        while waiting:
+            node = waiting.pop()
+            if node not in found:
+                found.add(node)
+                if node not in behind:
+                    waiting.extend(node.all_input_nodes)
+        return found
+
+    def descendants(self, nodes: Iterable[fx.Node]) -> set[fx.Node]:
+        """What is computed from `nodes`, themselves included."""
+        found: set[fx.Node] = set()
+        waiting = list(nodes)
+        while waiting:
+            node = waiting.pop()
+            if node not in found:
+                found.add(node)
+                waiting.extend(node.users)
+        return found
+
+
+def is_tensor(node: fx.Node) -> bool:
+    """Whether a node's value is a tensor (not a size or a list)."""
+    return isinstance(node.meta.get("val"), torch.Tensor)
+
+
+def shape(node: fx.Node) -> tuple[int, ...]:
+    """A node's shape; the batch, where it is dynamic, stands as -1."""
+    if not is_tensor(node):
+        return ()
+    return tuple(size if isinstance(size, int) else -1 for size in node.meta["val"].shape)
+
+
+def is_feature_map(node: fx.Node) -> bool:
+    """Whether a node's value has channels at more than one position."""
+    size = shape(node)
+    return len(size) == 4 and size[2] * size[3] > 1
+
+
+def place(node: fx.Node) -> str:
+    """Where an operation stands in the user's model, in words."""
+    path, kind = _module(node)
+    return f"module {path!r} ({kind})" if path else f"the model's own forward ({kind})"
+
+
+def _module(node: fx.Node) -> tuple[str, str]:
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    if not stack:
+        return "", "no module"
+    path, kind = stack[-1]
+    kind = kind if isinstance(kind, str) else kind.__name__
+    return str(path).removeprefix("model").removeprefix("."), kind.rsplit(".", 1)[-1]
+
+
+class WriteThroughViewError(Exception):
+    """The code writes into a tensor that is read again through a view."""
+
+
+def build(program: ExportedProgram) -> Graph:
+    """Turn an exported shadow into a `Graph`.
+
+    Most programs keep their operations as the user's code calls them. One that writes through views (Swin's
+    attention mask) is first made functional by `torch.export`, which splits some operations into others.
+    """
+    try:
+        return _build(program)
+    except WriteThroughViewError:
+        return _build(program.run_decompositions({}))
+
+
+def _build(program: ExportedProgram) -> Graph:
+    builder = _Builder(program)
+    for node in program.graph_module.graph.nodes:
+        builder.add(node)
+    return builder.finish()
+
+
+class _Builder:
+    """Copies a program's nodes, one by one, into a graph in which no value is ever written to.
+
+    Nodes that return their own input (in-place operations, dropout, a module's marked output) are the same
+    tensor to the user: they share a root, and `value[root]` is what that tensor holds at present.
+    """
+
+    def __init__(self, program: ExportedProgram) -> None:
+        self.program = program
+        self.new = fx.Graph()
+        self.images: fx.Node | None = None
+        self.root: dict[fx.Node, fx.Node] = {}
+        self.value: dict[fx.Node, fx.Node] = {}
+        self.viewed: dict[fx.Node, fx.Node] = {}
+        self.layers: dict[str, list[fx.Node]] = defaultdict(list)
+        self.weights: dict[fx.Node, str] = {}
+        self.constants: dict[str, torch.Tensor] = {}
+        self.inputs = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
+        self.position = {node: i for i, node in enumerate(program.graph_module.graph.nodes)}
+
+    def add(self, node: fx.Node) -> None:
+        if node.op == "placeholder":
+            self._add_input(node)
+        elif node.op == "call_function":
+            self._add_operation(node)
+
+    def finish(self) -> Graph:
+        (name,) = self.program.graph_signature.user_outputs
+        logits = self._present(next(node for node in self.root if node.name == name))
+        assert self.images is not None
+        batch = self.images.meta["val"].shape[0]
+        wanted = [logits, self.images, *(node for nodes in self.layers.values() for node in nodes)]
+        needed: set[fx.Node] = set()
+        while wanted:
+            node = wanted.pop()
+            if node not in needed:
+                needed.add(node)
+                wanted.extend(node.all_input_nodes)
+        for node in reversed(list(self.new.nodes)):
+            if node not in needed:
+                self.new.erase_node(node)
+        return Graph(
+            nodes=tuple(self.new.nodes),
+            images=self.images,
+            logits=logits,
+            layers={name: tuple(nodes) for name, nodes in self.layers.items() if name},
+            weights={node: name for node, name in self.weights.items() if node in needed},
+            constants=self.constants,
+            dynamic_batch=not isinstance(batch, int),
+        )
+
+    def _add_input(self, node: fx.Node) -> None:
+        copied = self.new.node_copy(node)
+        self.root[node], self.value[node] = node, copied
+        spec = self.inputs[node.name]
+        if spec.kind is InputKind.USER_INPUT:
+            self.images = copied
+            return
+        name = str(spec.target).removeprefix("model.")
+        self.weights[copied] = name
+        if spec.kind is InputKind.CONSTANT_TENSOR:
+            constant = self.program.constants[str(spec.target)]
+            assert isinstance(constant, torch.Tensor)
+            self.constants[name] = constant
+
+    def _add_operation(self, node: fx.Node) -> None:
+        target = node.target
+        schema = getattr(target, "_schema", None)
+        if target in _IDENTITIES:
+            source = node.all_input_nodes[0]
+            self.root[node] = self.root[source]
+            if target is MODULE_OUTPUT:
+                self.layers[str(node.args[1])].append(self._present(source))
+            return
+        if schema is not None and schema.is_mutable:
+            self._add_in_place(node)
+            return
+        copied = self.new.node_copy(node, self._present)
+        copied.target = _LAYOUT_FREE.get(target, target)
+        if target is aten.conv2d.padding:
+            self._make_padding_explicit(copied)
+        self.root[node], self.value[node] = node, copied
+        if schema is not None and any(argument.alias_info is not None for argument in schema.arguments):
+            self.viewed[node] = self._storage(self.root[node.all_input_nodes[0]])
+
+    def _add_in_place(self, node: fx.Node) -> None:
+        assert isinstance(node.target, torch._ops.OpOverload)
+        written = self.root[node.all_input_nodes[0]]
+        name, overload = node.target._schema.name.split("::")[1], node.target._overloadname
+        functional = getattr(getattr(aten, name.removesuffix("_"), None), overload, None)
+        if functional is None or not name.endswith("_") or self._has_live_relatives(written, node):
+            raise WriteThroughViewError(f"{node.target} in {place(node)}")
+        copied = self.new.node_copy(node, self._present)
+        copied.target = functional
+        self.root[node] = written
+        self.value[written] = copied
+
+    def _make_padding_explicit(self, conv: fx.Node) -> None:
+        """Write conv2d(padding="same" or "valid") with numbers; an odd sum pads one more at the end."""
+        x, weight, bias, stride, mode, dilation, groups, *_ = (*conv.args, *_CONV_DEFAULTS[len(conv.args) :])
+        assert isinstance(x, fx.Node)
+        assert isinstance(weight, fx.Node)
+        total = [0, 0]
+        if mode == "same":
+            steps = dilation if isinstance(dilation, list | tuple) else [1, 1]
+            total = [int(str(d)) * (k - 1) for d, k in zip(steps, shape(weight)[2:], strict=True)]
+        if any(t % 2 for t in total):
+            with self.new.inserting_before(conv):
+                pad = self.new.call_function(aten.pad.default, (x, [0, total[1] % 2, 0, total[0] % 2]))
+            value = x.meta["val"]
+            size = (*value.shape[:2], value.shape[2] + total[0] % 2, value.shape[3] + total[1] % 2)
+            pad.meta = {**conv.meta, "val": value.new_empty(size)}
+            x = pad
+        conv.target = aten.conv2d.default
+        conv.args = (x, weight, bias, stride, [t // 2 for t in total], dilation, groups)
+
+    def _present(self, node: fx.Node) -> fx.Node:
+        return self.value[self.root[node]]
+
+    def _storage(self, root: fx.Node) -> fx.Node:
+        while root in self.viewed:
+            root = self.viewed[root]
+        return root
+
+    def _has_live_relatives(self, written: fx.Node, now: fx.Node) -> bool:
+        storage = self._storage(written)
+        return any(
+            root is not written and self._storage(root) is storage and self.position[user] > self.position[now]
+            for node, root in self.root.items()
+            for user in node.users
+        )

@@ -1,0 +1,135 @@
+"""Target layers: from what a user names to the node of the graph that holds its activation."""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import fx, nn
+
+from fastcam.network.graph import Graph, aten, is_feature_map, shape
+
+LayerName = str | nn.Module | None
+
+_GLOBAL_POOLS = (aten.adaptive_avg_pool2d.default, aten.adaptive_max_pool2d.default)
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """A target layer: its name, and the node whose value is its activation."""
+
+    name: str
+    node: fx.Node
+
+
+def find_layers(graph: Graph, model: nn.Module, layers: LayerName | Sequence[LayerName]) -> list[Layer]:
+    """Resolve one layer or several.
+
+    None is the last tensor with channels at more than one position before it is pooled or flattened. A name
+    is a module's path; a module that is called several times has a layer per call, `name@0`, `name@1`, and its
+    bare name is the last. A tensor that no module returned has the name of its node.
+
+    Raises TypeError for anything but a name, a module or None, and ValueError for an unknown layer (close
+    names are offered), one that is no feature map, and one that the logits do not depend on.
+    """
+    several = layers if isinstance(layers, list | tuple) else [layers]
+    if not several:
+        raise ValueError("layer: an empty list given; name at least one layer, or leave it out")
+    used = graph.ancestors([graph.logits])
+    return [_find(graph, model, layer, used) for layer in several]
+
+
+def layer_names(graph: Graph) -> list[str]:
+    """Names of all layers that can be explained, in the order of their computation."""
+    used = graph.ancestors([graph.logits])
+    order = {node: i for i, node in enumerate(graph.nodes)}
+    names = [(order[nodes[-1]], name) for name, nodes in graph.layers.items() if _is_usable(graph, nodes[-1], used)]
+    return [name for _, name in sorted(names)]
+
+
+def _find(graph: Graph, model: nn.Module, layer: LayerName, used: set[fx.Node]) -> Layer:
+    if layer is None:
+        return _default(graph, used)
+    if isinstance(layer, nn.Module):
+        name = _name_of(model, layer)
+    elif isinstance(layer, str):
+        name = layer
+    else:
+        raise TypeError(
+            f"layer: {type(layer).__name__} given; a module name, a module, None or a list of these is valid"
+        )
+    node = _node(graph, model, name)
+    if node not in used:
+        raise ValueError(f"layer: the logits do not depend on {name!r}; choose one of {_some(layer_names(graph))}")
+    if node is graph.images:
+        raise ValueError(f"layer: {name!r} returns the images themselves; choose one of {_some(layer_names(graph))}")
+    if not is_feature_map(node):
+        size = ", ".join("N" if s == -1 else str(s) for s in shape(node))
+        raise ValueError(
+            f"layer: {name!r} is no feature map: its output is ({size}), and (N, channels, height, width) with more "
+            f"than one position is needed; choose one of {_some(layer_names(graph))}"
+        )
+    return Layer(name, node)
+
+
+def _default(graph: Graph, used: set[fx.Node]) -> Layer:
+    for node in reversed(graph.nodes):
+        if node in used and node is not graph.images and is_feature_map(node) and node.target not in _GLOBAL_POOLS:
+            return Layer(_label(graph, node), node)
+    raise ValueError("layer: the model has no tensor with channels at more than one position; it is no CNN")
+
+
+def _label(graph: Graph, node: fx.Node) -> str:
+    """The name of a node: that of the outermost module that returned it, else the node's own."""
+    names = [
+        name if i == len(nodes) - 1 else f"{name}@{i}"
+        for name, nodes in graph.layers.items()
+        for i, returned in enumerate(nodes)
+        if returned is node
+    ]
+    return min(names, key=lambda name: name.count("."), default=node.name)
+
+
+def _node(graph: Graph, model: nn.Module, name: str) -> fx.Node:
+    base, _, call = name.partition("@")
+    nodes = graph.layers.get(base) or graph.layers.get(_alias(model, base))
+    if nodes:
+        if not call:
+            return nodes[-1]
+        if call.isdecimal() and int(call) < len(nodes):
+            return nodes[int(call)]
+        raise ValueError(f"layer: {name!r} given, but {base!r} is called {len(nodes)} time(s): @0 to @{len(nodes) - 1}")
+    for node in graph.nodes:
+        if node.op == "call_function" and node.name == name:
+            return node
+    raise ValueError(_unknown(graph, model, name))
+
+
+def _alias(model: nn.Module, name: str) -> str:
+    """The first name of a module that is reachable under several."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    return next((first for first, module in model.named_modules() if module is modules.get(name)), "")
+
+
+def _name_of(model: nn.Module, module: nn.Module) -> str:
+    for name, candidate in model.named_modules():
+        if candidate is module:
+            return name
+    raise ValueError(f"layer: the {type(module).__name__} given is no module of the model; pass one of its own, or a name")
+
+
+def _unknown(graph: Graph, model: nn.Module, name: str) -> str:
+    if name in dict(model.named_modules()):
+        return f"layer: {name!r} returns no tensor for these images; choose one of {_some(layer_names(graph))}"
+    names = layer_names(graph)
+    close = difflib.get_close_matches(name, names, n=5, cutoff=0.5)
+    offer = f"did you mean {_some(close)}?" if close else f"choose one of {_some(names)}"
+    return f"layer: the model has no layer {name!r}; {offer}"
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = [repr(name) for name in names[-6:]]
+    return ", ".join(shown) if len(names) <= 6 else f"..., {', '.join(shown)}"
+
+
+def _is_usable(graph: Graph, node: fx.Node, used: set[fx.Node]) -> bool:
+    return node in used and node is not graph.images and is_feature_map(node)

@@ -1,0 +1,53 @@
+"""A network: a captured model with its prepared weights, ready to run whole or in parts."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar, cast
+
+from torch import Tensor, fx
+
+from fastcam.network.graph import Graph
+from fastcam.network.nonnegative import nonnegative
+from fastcam.network.plan import Plan, Values, make_plan, run
+from fastcam.network.precision import Precision, matrix_precision
+from fastcam.network.weights import Weights
+
+T = TypeVar("T")
+
+
+class Network:
+    """A captured model at one precision."""
+
+    def __init__(self, graph: Graph, state: Mapping[str, Tensor], precision: Precision) -> None:
+        self.graph = graph
+        self.precision = precision
+        self.weights = Weights(graph, state, precision)
+        self.nonnegative = nonnegative(graph)
+        self._made: dict[tuple[object, ...], object] = {}
+
+    def plan(self, outputs: Iterable[fx.Node], *, feeds: Iterable[fx.Node] | None = None) -> Plan:
+        """The plan that computes `outputs` from `feeds` (the images unless given), made once."""
+        wanted = tuple(outputs)
+        given = None if feeds is None else tuple(feeds)
+        return self.once(("plan", wanted, given), lambda: make_plan(self.graph, wanted, feeds=given))
+
+    def once(self, key: tuple[object, ...], make: Callable[[], T]) -> T:
+        """Make something that depends on the graph alone, or return what was made before."""
+        if key not in self._made:
+            self._made[key] = make()
+        return cast("T", self._made[key])
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """Images in the network's dtype and memory layout."""
+        return images.detach().to(dtype=self.precision.forward, memory_format=self.precision.memory_format)
+
+    def forward(
+        self, images: Tensor, outputs: Iterable[fx.Node] = (), *, leaves: Iterable[fx.Node] = ()
+    ) -> tuple[Tensor, Values]:
+        """Return the logits, and the values of further nodes, in one run.
+
+        leaves: nodes to record autograd's graph from (see `fastcam.network.plan.run`).
+        """
+        wanted = (self.graph.logits, *outputs)
+        with matrix_precision(self.precision, images.device):
+            values = run(self.plan(wanted), self.weights, {self.graph.images: self.prepare(images)}, leaves=leaves)
+        return values[self.graph.logits], values

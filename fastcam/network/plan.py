@@ -1,0 +1,157 @@
+"""Running a part of a graph: which steps in which order, what may be overwritten, what can be let go."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.nn import functional as F
+
+from fastcam.network.graph import Graph, aten, shape
+from fastcam.network.units import Unit, find_units
+from fastcam.network.weights import Weights
+from fastcam.ops.activation import activate
+
+_IN_PLACE: dict[Any, Callable[..., Tensor]] = {
+    aten.relu.default: aten.relu_.default,
+    aten.relu6.default: aten.relu6_.default,
+    aten.hardtanh.default: aten.hardtanh_.default,
+    aten.silu.default: aten.silu_.default,
+    aten.hardswish.default: aten.hardswish_.default,
+    aten.add.Tensor: aten.add_.Tensor,
+}
+
+Values = dict[fx.Node, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One value to make.
+
+    overwrites: the operand, if any, whose memory takes the result: one that nothing else reads.
+    releases: values that no later step reads.
+    """
+
+    node: fx.Node
+    unit: Unit | None
+    overwrites: fx.Node | None
+    releases: tuple[fx.Node, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Steps that make `outputs` from `feeds`."""
+
+    graph: Graph
+    steps: tuple[Step, ...]
+    feeds: tuple[fx.Node, ...]
+    outputs: tuple[fx.Node, ...]
+
+
+def make_plan(graph: Graph, outputs: Iterable[fx.Node], *, feeds: Iterable[fx.Node] | None = None) -> Plan:
+    """Plan the computation of `outputs` from `feeds` (the images unless given)."""
+    wanted = tuple(dict.fromkeys(outputs))
+    given = (graph.images,) if feeds is None else tuple(feeds)
+    units = find_units(graph, keep=(*wanted, *given))
+    reads = _reads(graph, wanted, given, units)
+    ordered = [node for node in graph.nodes if node in reads and node not in given and node not in graph.weights]
+    last_reader = {source: node for node in ordered for source in reads[node]}
+    released: dict[fx.Node, list[fx.Node]] = {}
+    for source, reader in last_reader.items():
+        if source not in wanted and source not in graph.weights:
+            released.setdefault(reader, []).append(source)
+    steps = tuple(
+        Step(node, units.get(node), _overwritten(node, units, {*wanted, *given}), tuple(released.get(node, ())))
+        for node in ordered
+    )
+    return Plan(graph, steps, given, wanted)
+
+
+def run(plan: Plan, weights: Weights, feeds: Mapping[fx.Node, Tensor], *, leaves: Iterable[fx.Node] = ()) -> Values:
+    """Run a plan and return the values of its outputs.
+
+    leaves: outputs that gradients are wanted for. The first of them on each way start autograd's record:
+        what comes before runs without one, whatever the caller's grad mode.
+    """
+    values: Values = dict(feeds)
+    wanted = set(leaves)
+    with torch.inference_mode(False), torch.set_grad_enabled(bool(wanted)):
+        for step in plan.steps:
+            value = evaluate(step, values, weights)
+            if step.node in wanted and not value.requires_grad:
+                value = value.detach().requires_grad_()
+            values[step.node] = value
+            for node in step.releases:
+                del values[node]
+    return {node: values[node] for node in plan.outputs}
+
+
+def evaluate(step: Step, values: Values, weights: Weights) -> Any:
+    """Compute one step's value."""
+    if step.unit is not None:
+        return convolve(step.unit, values[step.unit.input], weights)
+    node, names = step.node, weights.graph.weights
+
+    def operand(source: fx.Node) -> Any:
+        return weights.value(source) if source in names else values[source]
+
+    args = fx.map_arg(node.args, operand)
+    kwargs = fx.map_arg(node.kwargs, operand)
+    function: Callable[..., Any] = node.target  # type: ignore[assignment]
+    if step.overwrites is not None and not values[step.overwrites].requires_grad:
+        function = _IN_PLACE[node.target]
+        if node.args[0] is not step.overwrites:
+            args = (args[1], args[0], *args[2:])
+    return function(*args, **kwargs)
+
+
+def convolve(unit: Unit, x: Tensor, weights: Weights) -> Tensor:
+    """activation(conv(x, W') + b'), computed in the weights' dtype and rounded once to that of x."""
+    affine = weights.affine(unit)
+    operand = x.to(affine.weight.dtype)
+    if unit.geometry is None:
+        y = F.linear(operand, affine.weight, affine.bias)
+    else:
+        g = unit.geometry
+        y = F.conv2d(operand, affine.weight, affine.bias, g.stride, g.padding, g.dilation, g.groups)
+    return activate(y, unit.activation_name).to(x.dtype)
+
+
+def _reads(
+    graph: Graph, wanted: tuple[fx.Node, ...], given: tuple[fx.Node, ...], units: Mapping[fx.Node, Unit]
+) -> dict[fx.Node, list[fx.Node]]:
+    """For each node that has to be computed, the nodes that its step reads."""
+    found: dict[fx.Node, list[fx.Node]] = {}
+    waiting = list(wanted)
+    while waiting:
+        node = waiting.pop()
+        if node in found:
+            continue
+        if node in given or node in graph.weights:
+            found[node] = []
+        else:
+            found[node] = [units[node].input] if node in units else list(node.all_input_nodes)
+        waiting.extend(found[node])
+    return found
+
+
+def _overwritten(node: fx.Node, units: Mapping[fx.Node, Unit], kept: set[fx.Node]) -> fx.Node | None:
+    """The operand that an in-place form of `node` may write to.
+
+    An addition writes to a unit's output, an activation to a unit's, an addition's or a batch norm's: fresh
+    tensors that, with one reader, are no view of anything and are viewed by nothing.
+    """
+    if node.target not in _IN_PLACE or node in units:
+        return None
+    fresh = (aten.add.Tensor, aten.batch_norm.default)
+    for operand in node.args[:2]:
+        if not isinstance(operand, fx.Node) or operand in kept or len(operand.users) != 1:
+            continue
+        same_shape = shape(operand) == shape(node) and operand.meta["val"].dtype == node.meta["val"].dtype
+        is_sum = node.target is aten.add.Tensor and len(node.args) == 2 and not node.kwargs
+        if same_shape and operand in units and (is_sum or node.target is not aten.add.Tensor):
+            return operand
+        if same_shape and operand.target in fresh and node.target is not aten.add.Tensor:
+            return operand
+    return None

@@ -1,0 +1,78 @@
+"""A shadow of the user's model: the same parameters and code, none of its state that could be disturbed."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+_HOOK_TABLES = ("_forward_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+@torch.library.custom_op("fastcam::module_output", mutates_args=())
+def _module_output(x: torch.Tensor, name: str) -> torch.Tensor:
+    """Mark x, in a captured graph, as what module `name` returned."""
+    return x.clone()
+
+
+@_module_output.register_fake
+def _(x: torch.Tensor, name: str) -> torch.Tensor:
+    return torch.empty_like(x)
+
+
+MODULE_OUTPUT = torch.ops.fastcam.module_output.default
+
+
+class Shadow(nn.Module):
+    """A model's twin in eval mode for `torch.export`: it shares parameters, and each module marks its output.
+
+    Modules are shallow copies, so no hook, flag or attribute of the user's model is written, not even for
+    a moment. Hooks of the user's stay behind, but for the pre-hooks of `torch.nn.utils` (weight and
+    spectral normalisation, pruning), without which a forward pass would use stale weights.
+
+    `active` is the stack of module names that are running: where the capture fails, its top is the place.
+    """
+
+    def __init__(self, model: nn.Module, output: Callable[[Any], torch.Tensor] | None) -> None:
+        super().__init__()
+        self.active: list[tuple[str, str]] = []
+        self.output = output
+        self.model = self._copy(model, "", {})
+
+    def forward(self, images: torch.Tensor) -> Any:
+        """Return the logits."""
+        y = self.model(images)
+        return y if self.output is None else self.output(y)
+
+    def _copy(self, module: nn.Module, name: str, done: dict[int, nn.Module]) -> nn.Module:
+        if id(module) in done:
+            return done[id(module)]
+        shadow = copy.copy(module)
+        done[id(module)] = shadow
+        state = dict(module.__dict__)
+        for table in _HOOK_TABLES:
+            state[table] = type(state[table])()
+        hooks = state["_forward_pre_hooks"]
+        state["_forward_pre_hooks"] = type(hooks)(
+            (key, hook) for key, hook in hooks.items() if type(hook).__module__.startswith("torch.nn.utils")
+        )
+        state["training"] = False
+        state["_parameters"] = dict(module._parameters)
+        state["_buffers"] = dict(module._buffers)
+        state["_modules"] = {
+            key: None if child is None else self._copy(child, f"{name}.{key}" if name else key, done)
+            for key, child in module._modules.items()
+        }
+        shadow.__dict__ = state
+
+        def enter(module: nn.Module, _: Any) -> None:
+            self.active.append((name, type(module).__name__))
+
+        def leave(_: nn.Module, __: Any, output: Any) -> Any:
+            self.active.pop()
+            return _module_output(output, name) if isinstance(output, torch.Tensor) else output
+
+        shadow.register_forward_pre_hook(enter)
+        shadow.register_forward_hook(leave)
+        return shadow

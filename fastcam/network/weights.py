@@ -1,0 +1,104 @@
+"""A model's weights, prepared: folded, clamped, in the dtype and layout in which they are used."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar, cast
+
+import torch
+from torch import Tensor, fx
+
+from fastcam.network.graph import Graph, aten
+from fastcam.network.precision import Precision
+from fastcam.network.units import Unit
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Affine:
+    """A layer's weight and bias, with the batch norm behind it folded in."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+
+class Weights:
+    """The tensors that a graph's operations read, made once per precision and kept.
+
+    state: the model's parameters and buffers by name; they are shared, detached and never written to.
+    """
+
+    def __init__(self, graph: Graph, state: Mapping[str, Tensor], precision: Precision) -> None:
+        self.precision = precision
+        self.graph = graph
+        self._state = {**graph.constants, **state}
+        self._statistics = {
+            source
+            for node in graph.nodes
+            if node.target is aten.batch_norm.default
+            for source in node.all_input_nodes[1:]
+        }
+        self._made: dict[tuple[object, ...], object] = {}
+
+    def value(self, node: fx.Node) -> Tensor:
+        """The tensor behind a placeholder, in the forward dtype (a batch norm's own in at least float32)."""
+
+        def make() -> Tensor:
+            tensor, dtype = self._raw(node), self.precision.forward
+            if node in self._statistics and dtype.itemsize < 4:
+                dtype = torch.float32
+            return tensor.to(dtype) if tensor.dtype.is_floating_point else tensor
+
+        return self._once((node, "value"), make)
+
+    def affine(self, unit: Unit) -> Affine:
+        """W' = W gamma / sigma, b' = (b - mu) gamma / sigma + beta, folded in float64 and rounded once."""
+
+        def make() -> Affine:
+            weight = self._raw(unit.weight)
+            bias = None if unit.bias is None else self._raw(unit.bias)
+            if unit.norm is not None:
+                weight, bias = self._fold(unit.norm, weight.double(), bias)
+            # Rounded to the forward dtype even where the arithmetic is wider: 16-bit weights are 16-bit.
+            dtype, compute = self.precision.forward, self.precision.compute
+            return Affine(
+                self._laid_out(weight.to(dtype).to(compute)), None if bias is None else bias.to(dtype).to(compute)
+            )
+
+        return self._once((unit.weight, unit.bias, unit.norm, "affine"), make)
+
+    def positive(self, unit: Unit) -> Tensor:
+        """W+ = max(W, 0) of the layer's own weight, unfolded: folding would mix up signs where gamma < 0."""
+        return self._once((unit.weight, "positive"), lambda: self._signal(self._raw(unit.weight).clamp(min=0)))
+
+    def negative(self, unit: Unit) -> Tensor:
+        """W- = min(W, 0) of the layer's own weight."""
+        return self._once((unit.weight, "negative"), lambda: self._signal(self._raw(unit.weight).clamp(max=0)))
+
+    def _fold(self, norm: fx.Node, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+        _, gamma, beta, mean, variance, _, _, eps, *_ = norm.args
+        one = weight.new_ones(weight.shape[0])
+        scale = self._double(gamma, one) * torch.rsqrt(self._double(variance, one) + float(str(eps)))
+        shift = (0.0 if bias is None else bias.double()) - self._double(mean, 0 * one)
+        return weight * scale.view(-1, 1, 1, 1), shift * scale + self._double(beta, 0 * one)
+
+    def _double(self, node: object, absent: Tensor) -> Tensor:
+        return self._raw(node).double() if isinstance(node, fx.Node) else absent
+
+    def _signal(self, weight: Tensor) -> Tensor:
+        dtype = self.precision.signal
+        return self._laid_out(weight.to(dtype).to(self.precision.compute_signal))
+
+    def _laid_out(self, weight: Tensor) -> Tensor:
+        if weight.dim() != 4:
+            return weight.contiguous()
+        return weight.contiguous(memory_format=self.precision.memory_format)
+
+    def _raw(self, node: fx.Node) -> Tensor:
+        return self._state[self.graph.weights[node]]
+
+    def _once(self, key: tuple[object, ...], make: Callable[[], T]) -> T:
+        # Two threads may both make a tensor: the same one, so that either may stay.
+        if key not in self._made:
+            self._made[key] = make()
+        return cast("T", self._made[key])

@@ -1,0 +1,176 @@
+"""z+ relevance of a convolution: forward with its gate, and the gated backward pass.
+
+With relevance written as R_t = t G_t, the z+ rule (relevance-cam, eq. 5-6)
+
+    R_i = sum_j  x_i w_ij+ / (sum_i x_i w_ij+)  R_j
+
+is, for x >= 0, a backward pass with clamped weights and a gated signal:
+
+    Z = conv(x, W+),   Q = a / Z,   S = Q G_a,   G_x = conv_transpose(S, W+),
+
+where a is the layer's final output, behind a folded batch norm and an activation (both pass R unchanged).
+For signed x the denominator is Z = conv(x+, W+) + conv(x-, W-) and
+G_x = [x > 0] conv_transpose(S, W+) + [x < 0] conv_transpose(S, W-).
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fastcam.ops.activation import activate
+from fastcam.ops.gate import gate, signal_dtype
+
+
+def relevance_conv_reference(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    positive: Tensor,
+    negative: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    activation: str,
+    reciprocal: bool,
+) -> tuple[Tensor, Tensor]:
+    """Return a = activation(conv(x, W) + b) and the gate Q = a / Z (1 / Z if `reciprocal`).
+
+    x: (N, C, H, W). weight: (K, C / groups, kh, kw), folded; positive, negative: W+ and W- of the layer's
+    own weight, of the same shape; negative is None where x >= 0 is known.
+    The convolutions run in their weights' dtype. a has the dtype of x; Q is bfloat16 for 16-bit x.
+    """
+    geometry = (stride, padding, dilation, groups)
+    a = activate(F.conv2d(x.to(weight.dtype), weight, bias, *geometry), activation).to(x.dtype)
+    operand = x.to(positive.dtype)
+    if negative is None:
+        z = F.conv2d(operand, positive, None, *geometry)
+    else:
+        z = F.conv2d(operand.clamp(min=0), positive, None, *geometry)
+        z += F.conv2d(operand.clamp(max=0), negative, None, *geometry)
+    return a, gate(a, z, reciprocal=reciprocal)
+
+
+def relevance_conv_backward_reference(
+    signal: Tensor,
+    gate: Tensor,
+    x: Tensor | None,
+    positive: Tensor,
+    negative: Tensor | None,
+    size: list[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+) -> Tensor:
+    """Return G_x (T N, C, H, W) for the signals of T targets per image.
+
+    signal: (T N, K, h, w), G_a or R_a, the targets outermost. gate: (N, K, h, w), from the forward pass.
+    x: (N, C, H, W), needed with `negative` only. size: [H, W].
+    """
+    s = gated(signal, gate)
+    operand = s.to(positive.dtype)
+    spans = [d * (k - 1) + 1 for d, k in zip(dilation, positive.shape[2:], strict=True)]
+    extra = [
+        full - ((small - 1) * step - 2 * pad + span)
+        for full, small, step, pad, span in zip(size, s.shape[2:], stride, padding, spans, strict=True)
+    ]
+    geometry = (stride, padding, extra, groups, dilation)
+    g = F.conv_transpose2d(operand, positive, None, *geometry).to(gate.dtype)
+    if negative is None:
+        return g
+    assert x is not None
+    below = F.conv_transpose2d(operand, negative, None, *geometry).to(gate.dtype)
+    return split_by_sign(g, below, x)
+
+
+def gated(signal: Tensor, gate: Tensor) -> Tensor:
+    """S = Q G, formed in at least float32 and rounded once."""
+    targets = signal.shape[0] // max(gate.shape[0], 1)
+    if targets == 1:
+        return signal * gate
+    return (signal.unflatten(0, (targets, gate.shape[0])) * gate).flatten(0, 1)
+
+
+def split_by_sign(above: Tensor, below: Tensor, x: Tensor) -> Tensor:
+    """Take `above` where x > 0, `below` where x < 0, and 0 where x is 0; x is shared by the targets."""
+    targets = above.shape[0] // max(x.shape[0], 1)
+    if targets > 1:
+        x = x.repeat(targets, *[1] * (x.dim() - 1))
+    positive_part = torch.ops.aten.threshold_backward(above, x, 0.0)
+    return positive_part.add_(torch.ops.aten.threshold_backward(below, -x, 0.0))
+
+
+@torch.library.custom_op("fastcam::relevance_conv", mutates_args=())
+def relevance_conv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    positive: Tensor,
+    negative: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    activation: str,
+    reciprocal: bool,
+) -> tuple[Tensor, Tensor]:
+    """The operator behind `relevance_conv_reference`."""
+    return relevance_conv_reference(
+        x, weight, bias, positive, negative, stride, padding, dilation, groups, activation, reciprocal
+    )
+
+
+@relevance_conv.register_fake
+def _(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    positive: Tensor,
+    negative: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    activation: str,
+    reciprocal: bool,
+) -> tuple[Tensor, Tensor]:
+    y = F.conv2d(x.to(weight.dtype), weight, bias, stride, padding, dilation, groups)
+    return y.to(x.dtype), y.to(signal_dtype(x.dtype))
+
+
+@torch.library.custom_op("fastcam::relevance_conv_backward", mutates_args=())
+def relevance_conv_backward(
+    signal: Tensor,
+    gate: Tensor,
+    x: Tensor | None,
+    positive: Tensor,
+    negative: Tensor | None,
+    size: list[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+) -> Tensor:
+    """The operator behind `relevance_conv_backward_reference`."""
+    return relevance_conv_backward_reference(
+        signal, gate, x, positive, negative, size, stride, padding, dilation, groups
+    )
+
+
+@relevance_conv_backward.register_fake
+def _(
+    signal: Tensor,
+    gate: Tensor,
+    x: Tensor | None,
+    positive: Tensor,
+    negative: Tensor | None,
+    size: list[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+) -> Tensor:
+    return relevance_conv_backward_reference(
+        signal, gate, x, positive, negative, size, stride, padding, dilation, groups
+    )

@@ -1,0 +1,89 @@
+"""z+ relevance of a linear layer: the rule of `relevance_conv` with a matrix product in its place."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fastcam.ops.activation import activate
+from fastcam.ops.gate import gate, signal_dtype
+from fastcam.ops.relevance_conv import gated, split_by_sign
+
+
+def relevance_linear_reference(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    positive: Tensor,
+    negative: Tensor | None,
+    activation: str,
+    reciprocal: bool,
+) -> tuple[Tensor, Tensor]:
+    """Return a = activation(x W^T + b) and the gate Q = a / Z (1 / Z if `reciprocal`), Z = x W+^T.
+
+    x: (N, ..., C). weight, positive, negative: (K, C); negative is None where x >= 0 is known.
+    The last layer of a classifier takes `reciprocal`: its S = R_seed / Z must not go through R / logit,
+    where a logit of 0 would lose its seed.
+    """
+    a = activate(F.linear(x.to(weight.dtype), weight, bias), activation).to(x.dtype)
+    operand = x.to(positive.dtype)
+    if negative is None:
+        z = F.linear(operand, positive)
+    else:
+        z = F.linear(operand.clamp(min=0), positive) + F.linear(operand.clamp(max=0), negative)
+    return a, gate(a, z, reciprocal=reciprocal)
+
+
+def relevance_linear_backward_reference(
+    signal: Tensor, gate: Tensor, x: Tensor | None, positive: Tensor, negative: Tensor | None
+) -> Tensor:
+    """Return G_x = S W+ (T N, ..., C) with S = Q G, for the signals (T N, ..., K) of T targets per image.
+
+    gate: (N, ..., K). x: (N, ..., C), needed with `negative` only.
+    """
+    operand = gated(signal, gate).to(positive.dtype)
+    g = (operand @ positive).to(gate.dtype)
+    if negative is None:
+        return g
+    assert x is not None
+    return split_by_sign(g, (operand @ negative).to(gate.dtype), x)
+
+
+@torch.library.custom_op("fastcam::relevance_linear", mutates_args=())
+def relevance_linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    positive: Tensor,
+    negative: Tensor | None,
+    activation: str,
+    reciprocal: bool,
+) -> tuple[Tensor, Tensor]:
+    """The operator behind `relevance_linear_reference`."""
+    return relevance_linear_reference(x, weight, bias, positive, negative, activation, reciprocal)
+
+
+@relevance_linear.register_fake
+def _(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    positive: Tensor,
+    negative: Tensor | None,
+    activation: str,
+    reciprocal: bool,
+) -> tuple[Tensor, Tensor]:
+    y = F.linear(x.to(weight.dtype), weight, bias)
+    return y.to(x.dtype), y.to(signal_dtype(x.dtype))
+
+
+@torch.library.custom_op("fastcam::relevance_linear_backward", mutates_args=())
+def relevance_linear_backward(
+    signal: Tensor, gate: Tensor, x: Tensor | None, positive: Tensor, negative: Tensor | None
+) -> Tensor:
+    """The operator behind `relevance_linear_backward_reference`."""
+    return relevance_linear_backward_reference(signal, gate, x, positive, negative)
+
+
+@relevance_linear_backward.register_fake
+def _(signal: Tensor, gate: Tensor, x: Tensor | None, positive: Tensor, negative: Tensor | None) -> Tensor:
+    return relevance_linear_backward_reference(signal, gate, x, positive, negative)
