@@ -11,12 +11,16 @@ def test_appears_whole(tmp_path: Path) -> None:
     with atomic_write(path) as stream:
         stream.write(b"first")
         assert not path.exists()
+    reader = path.open("rb")
     with atomic_write(path) as stream:
         stream.write(b"sec")
         stream.flush()
         assert path.read_bytes() == b"first"
         stream.write(b"ond")
     assert path.read_bytes() == b"second"
+    with reader:
+        # The new file took the old one's place; whoever reads the old one is not disturbed.
+        assert reader.read() == b"first"
     assert list(path.parent.iterdir()) == [path]
 
 

@@ -79,6 +79,11 @@ def test_any_mode(mode: str, suffix: str, photo: Image.Image, tmp_path: Path) ->
     np.testing.assert_allclose(corners(read), expected, atol=3)
 
 
+def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 256, 51400, 65535]], dtype=np.uint16)).save(tmp_path / "p.png")
+    assert np.asarray(read_photo(tmp_path / "p.png"))[0, :, 1].tolist() == [0, 1, 200, 255]
+
+
 def test_floats_from_zero_to_one(tmp_path: Path) -> None:
     Image.fromarray(np.array([[0, 0.5], [1, np.nan]], dtype=np.float32)).save(tmp_path / "p.tif")
     assert np.asarray(read_photo(tmp_path / "p.tif"))[..., 0].tolist() == [[0, 128], [255, 0]]
