@@ -79,9 +79,7 @@ def propagate(
     return logits, values, signals
 
 
-def _forward(
-    network: Network, route: Route, images: Tensor
-) -> tuple[Values, Values, dict[fx.Node, Pullback]]:
+def _forward(network: Network, route: Route, images: Tensor) -> tuple[Values, Values, dict[fx.Node, Pullback]]:
     """Make all values; keep those that a change of form needs, and the way back through each operation."""
     mixed = {
         source

@@ -38,9 +38,7 @@ def relevance(
         network = network_for(model, images, precision=precision, output=output)
         nodes = [found.node for found in find_layers(network.graph, model, layer)]
         route = network.once(("route", *nodes), lambda: find_route(network, nodes))
-        _, _, found = propagate(
-            network, route, images, nodes, lambda logits: SEEDS[seed](logits, targets), _relevance
-        )
+        _, _, found = propagate(network, route, images, nodes, lambda logits: SEEDS[seed](logits, targets), _relevance)
     return found if isinstance(layer, list | tuple) else found[0]
 
 

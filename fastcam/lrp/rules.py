@@ -75,7 +75,7 @@ def layer(call: Call, values: Values) -> tuple[Tensor, Pullback]:
             x, affine.weight, affine.bias, positive, negative, unit.activation_name, reciprocal
         )
 
-        def back(signal: Tensor) -> Tensor:
+        def back(signal: Tensor) -> Any:
             return ops.relevance_linear_backward(signal, gate, kept, positive, negative)
 
     else:
@@ -86,12 +86,12 @@ def layer(call: Call, values: Values) -> tuple[Tensor, Pullback]:
         )
         size = list(x.shape[2:])
 
-        def back(signal: Tensor) -> Tensor:
+        def back(signal: Tensor) -> Any:
             return ops.relevance_conv_backward(signal, gate, kept, positive, negative, size, *geometry)
 
     def pullback(signal: Tensor) -> list[Signal]:
-        targets = signal.shape[0]
-        return [Signal(back(signal.flatten(0, 1)).unflatten(0, (targets, -1)), fresh=True)]
+        g: Tensor = back(signal.flatten(0, 1))
+        return [Signal(g.view(*signal.shape[:2], *g.shape[1:]), fresh=True)]
 
     return y, pullback
 
@@ -250,7 +250,8 @@ def _as_g(signal: Tensor, y: Tensor, form: Form) -> Tensor:
 
 def _where_positive(signal: Tensor, y: Tensor) -> Tensor:
     if signal.shape[0] == 1:
-        return torch.ops.aten.threshold_backward(signal[0], y, 0.0).unsqueeze(0)
+        g: Tensor = torch.ops.aten.threshold_backward(signal[0], y, 0.0)
+        return g.unsqueeze(0)
     return signal * y.sign()
 
 
@@ -347,7 +348,8 @@ _RULES: dict[Any, Rule] = {
         _ACTIVATION,
     ),
     **dict.fromkeys(
-        (aten.batch_norm.default, aten.sigmoid.default, aten.hardsigmoid.default, aten.softplus.default), _PASSING
+        (aten.batch_norm.default, aten.sigmoid.default, aten.hardsigmoid.default, aten.softplus.default),
+        _PASSING,
     ),
     **dict.fromkeys((aten.mul.Tensor, aten.div.Tensor), _GATED),
 }

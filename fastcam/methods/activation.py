@@ -12,12 +12,16 @@ from fastcam.network.layers import Layer
 from fastcam.network.network import Network
 
 _POOLS = {aten.adaptive_avg_pool2d.default, aten.avg_pool2d.default, aten.mean.dim}
-_MOVES = {aten.flatten.using_ints, aten.reshape.default, aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims}
+_MOVES = {
+    aten.flatten.using_ints,
+    aten.reshape.default,
+    aten.squeeze.default,
+    aten.squeeze.dim,
+    aten.squeeze.dims,
+}
 
 
-def _cam(
-    network: Network, images: Tensor, layers: Sequence[Layer], resolve: Resolve, _: Mapping[str, Any]
-) -> Evidence:
+def _cam(network: Network, images: Tensor, layers: Sequence[Layer], resolve: Resolve, _: Mapping[str, Any]) -> Evidence:
     linears = [_classifier(network, layer) for layer in layers]
     nodes = [layer.node for layer in layers]
     logits, values = network.forward(images, nodes)

@@ -70,23 +70,15 @@ class Explainer:
         check_choice("normalize_at", self.settings.normalize_at, ("input", "layer"))
 
     @overload
-    def __call__(
-        self, images: Tensor, targets: Targets = None, *, return_info: Literal[False] = False
-    ) -> Maps: ...
+    def __call__(self, images: Tensor, targets: Targets = None, *, return_info: Literal[False] = False) -> Maps: ...
 
     @overload
-    def __call__(
-        self, images: Tensor, targets: Targets = None, *, return_info: Literal[True]
-    ) -> Explanation: ...
+    def __call__(self, images: Tensor, targets: Targets = None, *, return_info: Literal[True]) -> Explanation: ...
 
     @overload
-    def __call__(
-        self, images: Tensor, targets: Targets = None, *, return_info: bool
-    ) -> Maps | Explanation: ...
+    def __call__(self, images: Tensor, targets: Targets = None, *, return_info: bool) -> Maps | Explanation: ...
 
-    def __call__(
-        self, images: Tensor, targets: Targets = None, *, return_info: bool = False
-    ) -> Maps | Explanation:
+    def __call__(self, images: Tensor, targets: Targets = None, *, return_info: bool = False) -> Maps | Explanation:
         """Explain images; see `fastcam.explain`."""
         checks = DeferredChecks()
         several = [False]
@@ -99,9 +91,7 @@ class Explainer:
         with torch.inference_mode(False), torch.no_grad():
             images = check_images(images, checks)
             resolve_size(self.settings.size, images, (1, 1))
-            network = network_for(
-                self.model, images, precision=self.settings.precision, output=self.settings.output
-            )
+            network = network_for(self.model, images, precision=self.settings.precision, output=self.settings.output)
             layers = find_layers(network.graph, self.model, self.settings.layer)
             evidence = self.method.find(network, images, layers, resolve, self.options)
             maps = [
@@ -124,7 +114,8 @@ class Explainer:
         if s.normalize and s.normalize_at == "layer":
             small = ops.cam_map(activation, weights, list(activation.shape[2:]), self.method.relu, True)
             return F.interpolate(small, size, mode="bilinear", align_corners=False)
-        return ops.cam_map(activation, weights, size, self.method.relu, s.normalize)
+        maps: Tensor = ops.cam_map(activation, weights, size, self.method.relu, s.normalize)
+        return maps
 
 
 def _explanation(

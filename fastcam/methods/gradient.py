@@ -40,10 +40,7 @@ def _gradients(
     """For each target's score, its derivative by every activation: one pass through the head per target."""
     last = len(scores) - 1
     with matrix_precision(network.precision, images.device):
-        return [
-            torch.autograd.grad(score, list(activations), retain_graph=t < last)
-            for t, score in enumerate(scores)
-        ]
+        return [torch.autograd.grad(score, list(activations), retain_graph=t < last) for t, score in enumerate(scores)]
 
 
 GRAD_CAM = Method(name="grad_cam", relu=True, find=_grad_cam)

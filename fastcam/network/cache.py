@@ -81,15 +81,16 @@ def _entry(model: nn.Module, modules: tuple[nn.Module, ...], tensors: tuple[Tens
     contents = tuple((id(t), t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors)
     with _lock:
         entry = _entries.get(model)
-        same_modules = entry is not None and len(entry.modules) == len(modules)
-        same_modules = same_modules and all(a() is b for a, b in zip(entry.modules, modules, strict=True))
-        if entry is None or not same_modules or entry.kinds != kinds:
+        if entry is None or entry.kinds != kinds or not _are(entry.modules, modules):
             entry = _Entry(tuple(map(weakref.ref, modules)), tensors, kinds, contents)
-            _entries[model] = entry
         elif entry.contents != contents:
             entry = _Entry(entry.modules, tensors, kinds, contents, graphs=entry.graphs)
-            _entries[model] = entry
+        _entries[model] = entry
         return entry
+
+
+def _are(known: tuple[weakref.ref[nn.Module], ...], modules: tuple[nn.Module, ...]) -> bool:
+    return len(known) == len(modules) and all(a() is b for a, b in zip(known, modules, strict=True))
 
 
 def _graph(entry: _Entry, model: nn.Module, size: tuple[int, ...], output: Output | None) -> Graph:

@@ -35,9 +35,7 @@ def capture(
     return graph
 
 
-def _capture(
-    model: nn.Module, size: tuple[int, int, int, int], output: Callable[[Any], torch.Tensor] | None
-) -> Graph:
+def _capture(model: nn.Module, size: tuple[int, int, int, int], output: Callable[[Any], torch.Tensor] | None) -> Graph:
     parameter = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     example = torch.zeros(size, dtype=parameter.dtype, device=parameter.device)
     with _lock, torch.inference_mode(False), torch.no_grad():

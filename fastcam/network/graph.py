@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import fx
@@ -220,7 +220,7 @@ class _Builder:
             self._add_in_place(node)
             return
         copied = self.new.node_copy(node, self._present)
-        copied.target = _LAYOUT_FREE.get(target, target)
+        copied.target = _LAYOUT_FREE.get(cast("Any", target), target)
         if target is aten.conv2d.padding:
             self._make_padding_explicit(copied)
         self.root[node], self.value[node] = node, copied
@@ -241,7 +241,8 @@ class _Builder:
 
     def _make_padding_explicit(self, conv: fx.Node) -> None:
         """Write conv2d(padding="same" or "valid") with numbers; an odd sum pads one more at the end."""
-        x, weight, bias, stride, mode, dilation, groups, *_ = (*conv.args, *_CONV_DEFAULTS[len(conv.args) :])
+        arguments = [*conv.args, *_CONV_DEFAULTS[len(conv.args) :]]
+        x, weight, bias, stride, mode, dilation, groups = arguments
         assert isinstance(x, fx.Node)
         assert isinstance(weight, fx.Node)
         total = [0, 0]

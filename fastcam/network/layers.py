@@ -31,7 +31,7 @@ def find_layers(graph: Graph, model: nn.Module, layers: LayerName | Sequence[Lay
     Raises TypeError for anything but a name, a module or None, and ValueError for an unknown layer (close
     names are offered), one that is no feature map, and one that the logits do not depend on.
     """
-    several = layers if isinstance(layers, list | tuple) else [layers]
+    several: Sequence[LayerName] = layers if isinstance(layers, Sequence) and not isinstance(layers, str) else [layers]
     if not several:
         raise ValueError("layer: an empty list given; name at least one layer, or leave it out")
     used = graph.ancestors([graph.logits])
@@ -86,7 +86,7 @@ def _label(graph: Graph, node: fx.Node) -> str:
         for i, returned in enumerate(nodes)
         if returned is node
     ]
-    return min(names, key=lambda name: name.count("."), default=node.name)
+    return min(names, key=lambda name: name.count(".")) if names else str(node.name)
 
 
 def _node(graph: Graph, model: nn.Module, name: str) -> fx.Node:
@@ -114,7 +114,9 @@ def _name_of(model: nn.Module, module: nn.Module) -> str:
     for name, candidate in model.named_modules():
         if candidate is module:
             return name
-    raise ValueError(f"layer: the {type(module).__name__} given is no module of the model; pass one of its own, or a name")
+    raise ValueError(
+        f"layer: the {type(module).__name__} given is no module of the model; pass one of its own, or a name"
+    )
 
 
 def _unknown(graph: Graph, model: nn.Module, name: str) -> str:

@@ -64,7 +64,7 @@ def _is_nonnegative(node: fx.Node, proven: set[fx.Node]) -> bool:
     if node.target in _ALWAYS:
         return True
     if node.target in _BOUNDED_BELOW:
-        return len(node.args) > 1 and _is_number(node.args[1]) and _at_least_zero(node.args[1])
+        return len(node.args) > 1 and _at_least_zero(node.args[1])
     if node.target in _IF_INPUTS_ARE or node.target is operator.getitem:
         return all(source in proven for source in node.all_input_nodes if not _is_size(source))
     if node.target in _ARITHMETIC:
@@ -80,9 +80,5 @@ def _is_size(node: fx.Node) -> bool:
     return isinstance(node.meta.get("val"), int | torch.SymInt)
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float)
-
-
 def _at_least_zero(value: object) -> bool:
-    return isinstance(value, int | float) and value >= 0
+    return isinstance(value, int | float) and bool(value >= 0)

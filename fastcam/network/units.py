@@ -8,6 +8,13 @@ from torch import fx
 
 from fastcam.network.graph import Graph, aten, shape
 
+_ACTIVATIONS: dict[Any, str] = {
+    aten.relu.default: "relu",
+    aten.relu6.default: "relu6",
+    aten.silu.default: "silu",
+    aten.hardswish.default: "hardswish",
+}
+
 
 @dataclass(frozen=True)
 class Geometry:
@@ -106,17 +113,13 @@ def _activation(node: fx.Node) -> str | None:
     if node.target is aten.hardtanh.default:
         bounds = [float(str(bound)) for bound in node.args[1:3]]
         return "relu6" if bounds == [0.0, 6.0] else None
-    return {
-        aten.relu.default: "relu",
-        aten.relu6.default: "relu6",
-        aten.silu.default: "silu",
-        aten.hardswish.default: "hardswish",
-    }.get(node.target)
+    return _ACTIVATIONS.get(node.target)
 
 
 def _geometry(conv: fx.Node) -> Geometry:
-    defaults: tuple[Any, ...] = (1, 0, 1, 1)
-    stride, padding, dilation, groups = (*conv.args[3:7], *defaults[max(len(conv.args) - 3, 0) :])
+    given = list(conv.args[3:7])
+    settings: list[Any] = [*given, *[1, 0, 1, 1][len(given) :]]
+    stride, padding, dilation, groups = settings
     assert isinstance(groups, int)
     return Geometry(_pair(stride), _pair(padding), _pair(dilation), groups)
 

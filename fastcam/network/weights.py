@@ -62,7 +62,8 @@ class Weights:
             # Rounded to the forward dtype even where the arithmetic is wider: 16-bit weights are 16-bit.
             dtype, compute = self.precision.forward, self.precision.compute
             return Affine(
-                self._laid_out(weight.to(dtype).to(compute)), None if bias is None else bias.to(dtype).to(compute)
+                self._laid_out(weight.to(dtype).to(compute)),
+                None if bias is None else bias.to(dtype).to(compute),
             )
 
         return self._once((unit.weight, unit.bias, unit.norm, "affine"), make)

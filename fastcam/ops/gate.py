@@ -29,4 +29,5 @@ def gate(y: Tensor, z: Tensor, *, reciprocal: bool) -> Tensor:
     q = z.reciprocal() if reciprocal else y.to(wide) / z
     # threshold_backward(q, d, 0) is "q where d > 0, else 0" in one vectorised pass, NaN of 0 / 0 included;
     # a comparison and a select would cost five times as much on a CPU.
-    return torch.ops.aten.threshold_backward(q, z.sub_(floor), 0.0).to(dtype)
+    torch.ops.aten.threshold_backward.grad_input(q, z.sub_(floor), 0.0, grad_input=q)
+    return q.to(dtype)

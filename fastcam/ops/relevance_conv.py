@@ -68,20 +68,39 @@ def relevance_conv_backward_reference(
     signal: (T N, K, h, w), G_a or R_a, the targets outermost. gate: (N, K, h, w), from the forward pass.
     x: (N, C, H, W), needed with `negative` only. size: [H, W].
     """
-    s = gated(signal, gate)
-    operand = s.to(positive.dtype)
-    spans = [d * (k - 1) + 1 for d, k in zip(dilation, positive.shape[2:], strict=True)]
-    extra = [
-        full - ((small - 1) * step - 2 * pad + span)
-        for full, small, step, pad, span in zip(size, s.shape[2:], stride, padding, spans, strict=True)
-    ]
-    geometry = (stride, padding, extra, groups, dilation)
-    g = F.conv_transpose2d(operand, positive, None, *geometry).to(gate.dtype)
+    operand = gated(signal, gate).to(positive.dtype)
+    geometry = (size, stride, padding, dilation, groups)
+    g = _adjoint(operand, positive, *geometry).to(gate.dtype)
     if negative is None:
         return g
     assert x is not None
-    below = F.conv_transpose2d(operand, negative, None, *geometry).to(gate.dtype)
-    return split_by_sign(g, below, x)
+    return split_by_sign(g, _adjoint(operand, negative, *geometry).to(gate.dtype), x)
+
+
+def _adjoint(
+    s: Tensor,
+    weight: Tensor,
+    size: list[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+) -> Tensor:
+    """conv_transpose(s, weight) onto an input of `size`: the adjoint of conv(., weight)."""
+    kernel = list(weight.shape[2:])
+    if kernel == [1, 1] and padding == [0, 0] and groups == 1:
+        # A convolution with the transposed matrix, spread over the input's grid: faster on a CPU.
+        g = F.conv2d(s, weight.transpose(0, 1))
+        if stride == [1, 1]:
+            return g
+        spread = g.new_zeros(g.shape[0], g.shape[1], *size).contiguous(memory_format=torch.channels_last)
+        spread[:, :, :: stride[0], :: stride[1]] = g
+        return spread
+    extra = [
+        full - ((small - 1) * step - 2 * pad + d * (k - 1) + 1)
+        for full, small, step, pad, d, k in zip(size, s.shape[2:], stride, padding, dilation, kernel, strict=True)
+    ]
+    return F.conv_transpose2d(s, weight, None, stride, padding, extra, groups, dilation)
 
 
 def gated(signal: Tensor, gate: Tensor) -> Tensor:
@@ -89,7 +108,7 @@ def gated(signal: Tensor, gate: Tensor) -> Tensor:
     targets = signal.shape[0] // max(gate.shape[0], 1)
     if targets == 1:
         return signal * gate
-    return (signal.unflatten(0, (targets, gate.shape[0])) * gate).flatten(0, 1)
+    return (signal.view(targets, *gate.shape) * gate).flatten(0, 1)
 
 
 def split_by_sign(above: Tensor, below: Tensor, x: Tensor) -> Tensor:
@@ -97,8 +116,8 @@ def split_by_sign(above: Tensor, below: Tensor, x: Tensor) -> Tensor:
     targets = above.shape[0] // max(x.shape[0], 1)
     if targets > 1:
         x = x.repeat(targets, *[1] * (x.dim() - 1))
-    positive_part = torch.ops.aten.threshold_backward(above, x, 0.0)
-    return positive_part.add_(torch.ops.aten.threshold_backward(below, -x, 0.0))
+    g: Tensor = torch.ops.aten.threshold_backward(above, x, 0.0)
+    return g.add_(torch.ops.aten.threshold_backward(below, -x, 0.0))
 
 
 @torch.library.custom_op("fastcam::relevance_conv", mutates_args=())
