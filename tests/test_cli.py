@@ -51,9 +51,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "cli_test_nets.py").write_text(NETS)
     (tmp_path / "names.txt").write_text("\n".join(NAMES))
     noise = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
-    for name in ("one.png", "a/two.jpg", "b/two.jpg"):
+    for shift, name in enumerate(("one.png", "a/two.jpg", "b/two.jpg")):
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        Image.fromarray(np.roll(noise, len(name), axis=0)).save(tmp_path / name)
+        Image.fromarray(np.roll(noise, 9 * shift, axis=0)).save(tmp_path / name)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.delitem(sys.modules, "cli_test_nets", raising=False)
@@ -191,18 +191,14 @@ def test_photo_smaller_than_the_crop_is_named(folder: Path) -> None:
     ("options", "message"),
     [
         pytest.param(["--methods", "gradcam"], "grad_cam", id="method"),
-        pytest.param(
-            ["--methods", "cam,,grad_cam"], "--methods 'cam,,grad_cam' has an empty entry", id="empty"
-        ),
+        pytest.param(["--methods", "cam,,grad_cam"], "--methods 'cam,,grad_cam' has an empty entry", id="empty"),
         pytest.param(["--layers", "rellu2"], "relu2", id="layer"),
         pytest.param(["--layers", "fc"], "fc", id="layer without positions"),
         pytest.param(["--methods", "cam", "--layers", "relu1"], "cam", id="cam below the last layer"),
         pytest.param(["--targets", "7"], "7", id="target out of range"),
         pytest.param(["--targets", "tench"], "--class-names FILE", id="name without names"),
         pytest.param(["--targets", "tiger ct", "--class-names", "names.txt"], "'tiger cat'", id="close name"),
-        pytest.param(
-            ["--targets", "crane", "--class-names", "names.txt"], "3 (crane), 4 (crane)", id="ambiguous"
-        ),
+        pytest.param(["--targets", "crane", "--class-names", "names.txt"], "3 (crane), 4 (crane)", id="ambiguous"),
         pytest.param(["--class-names", "none.txt"], "none.txt", id="no names file"),
         pytest.param(["--class-names", "short.txt"], "2 class names, but the model has 7", id="few names"),
         pytest.param(["--device", "cuda:99"], "--device cuda:99", id="absent device"),
