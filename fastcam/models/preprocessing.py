@@ -95,9 +95,9 @@ def parse_size(text: str) -> int | tuple[int, int]:
     """A size as the command line takes it: "224" or "224x320" (height x width).
 
     Raises:
-        ValueError: the text is neither, or holds a zero.
+        ValueError: the text is neither, or a number is 0 or above 9999.
     """
-    match = re.fullmatch(r"([1-9]\d{0,4})(?:x([1-9]\d{0,4}))?", text.strip().lower())
+    match = re.fullmatch(r"([1-9]\d{0,3})(?:x([1-9]\d{0,3}))?", text.strip().lower())
     if not match:
         raise ValueError(f"size {text!r} is not understood: write a number such as 224, or HEIGHTxWIDTH")
     first, second = match.groups()

@@ -76,14 +76,12 @@ def test_unknown_word_for_crop() -> None:
         Preprocessing().changed(crop="all")
 
 
-@pytest.mark.parametrize(
-    ("text", "size"), [("224", 224), ("224x320", (224, 320)), (" 64X32 ", (64, 32)), ("1", 1)]
-)
+@pytest.mark.parametrize(("text", "size"), [("224", 224), ("224x320", (224, 320)), (" 64X32 ", (64, 32)), ("1", 1)])
 def test_parse_size(text: str, size: int | tuple[int, int]) -> None:
     assert parse_size(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "0", "224x", "x224", "22.4", "-3", "1x2x3", "none", "224x0"])
+@pytest.mark.parametrize("text", ["", "0", "224x", "x224", "22.4", "-3", "1x2x3", "none", "224x0", "10000"])
 def test_parse_size_refuses(text: str) -> None:
     with pytest.raises(ValueError, match="is not understood"):
         parse_size(text)
