@@ -1,1 +1,15 @@
 """Operators: each with its maths, its PyTorch reference and its registration with the dispatcher."""
+
+from fastcam.ops.cam_map import cam_map
+from fastcam.ops.masked_inputs import masked_inputs
+from fastcam.ops.relevance_conv import relevance_conv, relevance_conv_backward
+from fastcam.ops.relevance_linear import relevance_linear, relevance_linear_backward
+
+__all__ = [
+    "cam_map",
+    "masked_inputs",
+    "relevance_conv",
+    "relevance_conv_backward",
+    "relevance_linear",
+    "relevance_linear_backward",
+]
