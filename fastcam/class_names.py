@@ -21,9 +21,7 @@ def read_class_names(path: Path) -> tuple[str, ...]:
         raise ValueError(f"class names file {path} is empty: write one name a line, class 0 first")
     if "" in names:
         line = names.index("") + 1
-        raise ValueError(
-            f"class names file {path}: line {line} is empty; write one name a line, class 0 first"
-        )
+        raise ValueError(f"class names file {path}: line {line} is empty; write one name a line, class 0 first")
     return tuple(names)
 
 
@@ -72,9 +70,7 @@ def _first_target(parts: Sequence[str], names: Sequence[str] | None) -> tuple[in
         ]
         if len(found) > 1:
             indices = ", ".join(f"{i} ({names[i]})" for i in found)
-            raise ValueError(
-                f"target {wanted!r} is the name of {len(found)} classes, {indices}: give an index"
-            )
+            raise ValueError(f"target {wanted!r} is the name of {len(found)} classes, {indices}: give an index")
         if found:
             return found[0], used
     raise ValueError(f"target {parts[0]!r} is no class of the model{_close(parts[0], plain)}")

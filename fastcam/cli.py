@@ -18,9 +18,7 @@ from .models.preprocessing import parse_size
 from .photos import PhotoError, read_photo
 from .pictures import Explained, explain_photo, folder_names, write_pictures
 
-app = typer.Typer(
-    help="Explain the decisions of CNN image classifiers.", no_args_is_help=True, add_completion=False
-)
+app = typer.Typer(help="Explain the decisions of CNN image classifiers.", no_args_is_help=True, add_completion=False)
 
 _SOME_FAILED = 1
 _WRONG_USE = 2
@@ -47,9 +45,7 @@ def explain(
     ] = "relevance_cam",
     layers: Annotated[
         str | None,
-        typer.Option(
-            help="Module names between commas, such as layer2,layer4.", show_default="the last layer"
-        ),
+        typer.Option(help="Module names between commas, such as layer2,layer4.", show_default="the last layer"),
     ] = None,
     targets: Annotated[
         str | None,
@@ -73,8 +69,7 @@ def explain(
     resize: Annotated[
         str | None,
         typer.Option(
-            help="256 for the short side, or 224x224 for exactly that (then nothing is cropped unless --crop "
-            "says so).",
+            help="256 for the short side, or 224x224 for exactly that (then nothing is cropped unless --crop says so).",
             metavar="SIZE|HxW",
             show_default="the model's own",
         ),
@@ -139,9 +134,9 @@ def explain(
 
 @app.command()
 def demo(
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder for the pictures.", metavar="DIR")
-    ] = Path("demo-output"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the pictures.", metavar="DIR")] = Path(
+        "demo-output"
+    ),
 ) -> None:
     """Explain four photos and a mosaic of two with the embedded model; nothing is downloaded."""
     with _clean_errors(), _progress("demo", total=None) as step:
@@ -163,16 +158,12 @@ def _device(name: str | None) -> torch.device:
         raise ValueError(f"--device {name!r} is no device: cpu, cuda and cuda:1 are some") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
-        raise ValueError(
-            f"--device {name}: PyTorch finds {count} CUDA devices here; leave it out, or use cpu"
-        )
+        raise ValueError(f"--device {name}: PyTorch finds {count} CUDA devices here; leave it out, or use cpu")
     try:
         torch.zeros(1, device=device).item()
     except (RuntimeError, NotImplementedError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"--device {name} cannot be used here ({reason}); leave it out, or use cpu"
-        ) from error
+        raise ValueError(f"--device {name} cannot be used here ({reason}); leave it out, or use cpu") from error
     return device
 
 

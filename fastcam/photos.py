@@ -21,8 +21,7 @@ def read_photo(path: Path) -> Image.Image:
     """
     try:
         with Image.open(path) as image:
-            # Pixels are decoded here, not at open: damage shows up now or never.
-            image.load()
+            # Pixels are decoded at the first use, not at open: damage shows up here.
             return _rgb(ImageOps.exif_transpose(image))
     except FileNotFoundError:
         raise PhotoError(f"photo {path} does not exist") from None

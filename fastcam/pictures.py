@@ -95,9 +95,7 @@ def explain_photo(
         probabilities=probabilities.float().cpu().numpy(),
         methods=tuple(methods),
         # The method with most layers tells the order; another may be defined at some of them only.
-        layers=tuple(
-            dict.fromkeys(name for found in sorted(names.values(), key=len)[::-1] for name in found)
-        ),
+        layers=tuple(dict.fromkeys(name for found in sorted(names.values(), key=len, reverse=True) for name in found)),
         targets=tuple(targets),
     )
 
@@ -119,9 +117,7 @@ def write_pictures(
     blocks = [
         Block(
             heading=heading(target, explained, names=names),
-            cells={
-                (layer, method): picture for (method, layer, t), picture in overlays.items() if t == target
-            },
+            cells={(layer, method): picture for (method, layer, t), picture in overlays.items() if t == target},
         )
         for target in explained.targets
     ]

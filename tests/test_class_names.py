@@ -36,13 +36,9 @@ def test_parse_targets(text: str, names: tuple[str, ...] | None, expected: list[
 @pytest.mark.parametrize(
     ("text", "names", "message"),
     [
-        pytest.param(
-            "crane", PLAIN, r"'crane' is the name of 2 classes, 1 \(crane\), 3 \(crane\)", id="twice"
-        ),
+        pytest.param("crane", PLAIN, r"'crane' is the name of 2 classes, 1 \(crane\), 3 \(crane\)", id="twice"),
         pytest.param("CARDIGAN", PLAIN, r"4 \(Cardigan\), 5 \(cardigan\): give an index", id="case"),
-        pytest.param(
-            "tiger ct", PLAIN, "'tiger ct' is no class .*close names: 'tiger cat'", id="typing error"
-        ),
+        pytest.param("tiger ct", PLAIN, "'tiger ct' is no class .*close names: 'tiger cat'", id="typing error"),
         pytest.param("cat", PLAIN, "close names: .*'tiger cat'", id="a word of it"),
         pytest.param("tench,xyzzy", PLAIN, "'xyzzy' is no class of the model$", id="nothing close"),
         pytest.param("tench,,crane", PLAIN, "empty entry", id="empty entry"),

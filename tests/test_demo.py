@@ -73,9 +73,7 @@ def test_maps_sit_on_their_half_of_the_mosaic(
         pytest.param("motorcycle_left", "665-moped", (40, 224, 0, 224), id="motorcycle"),
     ],
 )
-def test_maps_peak_on_the_object(
-    written: tuple[Path, str], photo: str, target: str, box: tuple[int, ...]
-) -> None:
+def test_maps_peak_on_the_object(written: tuple[Path, str], photo: str, target: str, box: tuple[int, ...]) -> None:
     top, bottom, left, right = box
     for method in QUICK:
         values = np.load(written[0] / photo / f"{method}-head.activation-{target}.npy")

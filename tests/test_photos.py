@@ -41,9 +41,7 @@ def photo() -> Image.Image:
         (8, [GREEN, WHITE, RED, BLUE]),
     ],
 )
-def test_orientation(
-    orientation: int, expected: list[tuple[int, ...]], photo: Image.Image, tmp_path: Path
-) -> None:
+def test_orientation(orientation: int, expected: list[tuple[int, ...]], photo: Image.Image, tmp_path: Path) -> None:
     exif = photo.getexif()
     exif[ORIENTATION] = orientation
     photo.save(tmp_path / "p.png", exif=exif)

@@ -2,9 +2,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch import nn
 
-from fastcam.pictures import Explained, file_stem, folder_names, write_pictures
+import fastcam
+from fastcam.pictures import Explained, explain_photo, file_stem, folder_names, write_pictures
 
 
 @pytest.mark.parametrize(
@@ -46,6 +49,48 @@ def explained() -> Explained:
         layers=("l2", "l4"),
         targets=(1, 0),
     )
+
+
+def tiny() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3),
+        nn.ReLU(),
+        nn.Conv2d(4, 5, 3),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(5, 6),
+    )
+
+
+def test_explain_photo_holds_what_each_call_gives() -> None:
+    model, inputs = tiny(), torch.randn(1, 3, 12, 10)
+    methods = {"cam": ("3",), "grad_cam": ("1", "3")}
+    calls: list[str] = []
+    found = explain_photo(model, inputs, methods=methods, targets=(4, 2), before=calls.append)
+    assert calls == ["cam", "grad_cam"]
+    assert found.methods == ("cam", "grad_cam")
+    assert found.layers == ("1", "3")
+    assert found.targets == (4, 2)
+    np.testing.assert_allclose(found.probabilities, model(inputs).softmax(1)[0].detach(), rtol=1e-5)
+    assert len(found.maps) == 6
+    for (method, layer, target), values in found.maps.items():
+        alone = fastcam.explain(model, inputs, method=method, layer=layer, targets=target, normalize=False)
+        assert values.shape == (12, 10)
+        np.testing.assert_allclose(values, alone[0], rtol=1e-5, atol=1e-7)
+
+
+def test_predicted_class_holds_for_every_method() -> None:
+    model, inputs = tiny(), torch.randn(1, 3, 12, 10)
+    found = explain_photo(model, inputs, methods=dict.fromkeys(("grad_cam", "relevance_cam")), targets=None)
+    assert found.targets == (int(model(inputs).argmax()),)
+    assert set(found.maps) == {(method, "3", found.targets[0]) for method in ("grad_cam", "relevance_cam")}
+
+
+def test_no_method() -> None:
+    with pytest.raises(ValueError, match="methods is empty"):
+        explain_photo(tiny(), torch.randn(1, 3, 12, 10), methods={}, targets=None)
 
 
 def test_top_puts_the_first_of_equals_first() -> None:

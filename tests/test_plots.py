@@ -92,9 +92,7 @@ def test_masked_keeps_what_exceeds_mean_and_deviation() -> None:
         pytest.param(GREY, np.zeros((2, 2)), {"cmap": "rainbows"}, "'rainbows', no colour map", id="cmap"),
     ],
 )
-def test_overlay_refuses(
-    photo: np.ndarray, values: np.ndarray, options: dict[str, object], message: str
-) -> None:
+def test_overlay_refuses(photo: np.ndarray, values: np.ndarray, options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         overlay(photo, values, **options)  # type: ignore[arg-type]
 

@@ -66,9 +66,7 @@ class ConvNorm(nn.Sequential):
         activation: bool = True,
     ) -> None:
         super().__init__()
-        self.conv = SamePaddingConv2d(
-            in_channels, out_channels, kernel_size, stride, groups=groups, bias=False
-        )
+        self.conv = SamePaddingConv2d(in_channels, out_channels, kernel_size, stride, groups=groups, bias=False)
         # TensorFlow's epsilon, and its momentum of 0.99 in torch's terms.
         self.norm = nn.BatchNorm2d(out_channels, eps=1e-3, momentum=0.01)
         if activation:
@@ -78,9 +76,7 @@ class ConvNorm(nn.Sequential):
 class InvertedResidual(nn.Module):
     """1x1 expansion, depthwise convolution, linear 1x1 projection, and the input added where shapes allow."""
 
-    def __init__(
-        self, in_channels: int, out_channels: int, *, kernel_size: int, stride: int, expansion: int
-    ) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, kernel_size: int, stride: int, expansion: int) -> None:
         super().__init__()
         hidden = in_channels * expansion
         self.expand = ConvNorm(in_channels, hidden) if expansion > 1 else nn.Identity()

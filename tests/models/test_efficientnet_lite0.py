@@ -28,9 +28,7 @@ def embedded() -> loading_module.LoadedModel:
         pytest.param("motorcycle_left.png", {"moped": 0.45}, id="motorcycle"),
     ],
 )
-def test_recognises_photos(
-    embedded: loading_module.LoadedModel, file: str, expected: dict[str, float]
-) -> None:
+def test_recognises_photos(embedded: loading_module.LoadedModel, file: str, expected: dict[str, float]) -> None:
     path = Path(str(importlib.resources.files("skimage").joinpath("data", file)))
     view = embedded.preprocessing.view(read_photo(path))
     assert view.size == (224, 224)

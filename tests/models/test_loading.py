@@ -65,9 +65,7 @@ def test_torchvision_model_brings_preprocessing_and_names() -> None:
         pytest.param(RuntimeError("invalid hash value"), id="checksum"),
     ],
 )
-def test_failed_download_names_the_ways_out(
-    error: Exception, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_failed_download_names_the_ways_out(error: Exception, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def fail(*args: Any, **kwargs: Any) -> None:
         raise error
 
