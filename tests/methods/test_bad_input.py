@@ -1,0 +1,418 @@
+"""Bad input gets an error that names the argument, what it was and what is valid; and changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fastcam
+from tests.methods.test_model_untouched import assert_unchanged, build, snapshot, some_images
+from tests.zoo import BasicBlock, conv, conv_bn, head
+
+METHODS: dict[str, Callable[..., Any]] = {
+    "cam": fastcam.cam,
+    "grad_cam": fastcam.grad_cam,
+    "relevance_cam": fastcam.relevance_cam,
+    "score_cam": fastcam.score_cam,
+}
+EVERY_METHOD = pytest.mark.parametrize("method", METHODS)
+GOOD = some_images()
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    return build()
+
+
+def check(
+    method: str, model: nn.Module, match: str, *args: Any, error: type[Exception] = ValueError, **kwargs: Any
+) -> None:
+    """The call raises exactly ``error`` with a message that matches, and leaves the model as it was."""
+    before = snapshot(model)
+    with pytest.raises(error, match=match) as caught:
+        METHODS[method](model, *args, **kwargs)
+    assert type(caught.value) is error
+    assert_unchanged(model, before)
+
+
+# -- images
+
+
+@EVERY_METHOD
+@pytest.mark.parametrize(
+    ("images", "match"),
+    [
+        (GOOD[0], r"images.*\(3, 10, 10\)"),
+        (GOOD[None], r"images.*\(1, 2, 3, 10, 10\)"),
+        (GOOD[0, 0], r"images.*\(10, 10\)"),
+        (GOOD[:0], r"images.*(empty|0, 3, 10, 10|no image)"),
+        (GOOD[..., :0], r"images.*(empty|2, 3, 10, 0)"),
+        (GOOD[:, :2], r"3 channels.*2 channels"),
+    ],
+    ids=["no_batch", "five_dimensions", "a_plane", "empty_batch", "no_width", "too_few_channels"],
+)
+def test_shapes_of_images(method: str, images: Tensor, match: str, model: nn.Module) -> None:
+    check(method, model, match, images, 0)
+
+
+@EVERY_METHOD
+@pytest.mark.parametrize(
+    ("images", "match"),
+    [
+        ((GOOD * 50).to(torch.uint8), r"images.*uint8"),
+        (GOOD.long(), r"images.*int64"),
+        (GOOD.bool(), r"images.*bool"),
+        (GOOD.to(torch.complex64), r"images.*complex64"),
+        (GOOD.numpy(), r"images.*(ndarray|numpy)"),
+        ([GOOD[0], GOOD[1]], r"images.*list"),
+        (None, r"images.*None"),
+    ],
+    ids=["uint8", "int64", "bool", "complex", "numpy", "list", "none"],
+)
+def test_types_of_images(method: str, images: Any, match: str, model: nn.Module) -> None:
+    check(method, model, match, images, 0, error=TypeError)
+
+
+@EVERY_METHOD
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")], ids=str)
+def test_images_that_are_not_finite(method: str, value: float, model: nn.Module) -> None:
+    images = some_images()
+    images[1, 2, 3, 4] = value
+    check(method, model, r"(?i)images.*(nan|finite|infinit)", images, 0)
+
+
+# -- targets
+
+
+@EVERY_METHOD
+@pytest.mark.parametrize(
+    ("targets", "match"),
+    [
+        (5, r"targets.*5"),
+        (-1, r"targets.*-1"),
+        ([0, 5], r"targets.*5"),
+        (torch.tensor([[0, 1], [2, 99]]), r"targets.*99"),
+        ([-3, 0], r"targets.*-3"),
+        ([0, 1, 2], r"targets.*(3|length).*2"),
+        ([0], r"targets.*1"),
+        (torch.zeros(3, 2, dtype=torch.long), r"targets.*3, 2"),
+        (torch.zeros(2, 2, 1, dtype=torch.long), r"targets.*2, 2, 1"),
+        (torch.zeros(2, 0, dtype=torch.long), r"targets.*2, 0"),
+        ([[0, 1], [2]], r"targets"),
+    ],
+    ids=[
+        "too_large", "negative", "one_too_large", "several_too_large", "one_negative", "too_many", "too_few",
+        "too_many_rows", "three_dimensions", "no_columns", "ragged",
+    ],
+)  # fmt: skip
+def test_values_and_lengths_of_targets(method: str, targets: Any, match: str, model: nn.Module) -> None:
+    check(method, model, match, GOOD, targets)
+
+
+@EVERY_METHOD
+def test_the_valid_targets_are_named(method: str, model: nn.Module) -> None:
+    check(method, model, r"(0.*4|5 classes)", GOOD, 7)
+
+
+@EVERY_METHOD
+@pytest.mark.parametrize(
+    ("targets", "match"),
+    [
+        (torch.tensor([0.0, 1.0]), r"targets.*float"),
+        (1.0, r"targets.*float"),
+        ([0.5, 1], r"targets.*float"),
+        (torch.tensor([True, False]), r"targets.*bool"),
+        (True, r"targets.*bool"),
+        ("cat", r"targets.*str"),
+        (np.array([0.0, 1.0]), r"targets.*float"),
+    ],
+    ids=["float_tensor", "float", "float_in_list", "bool_tensor", "bool", "str", "float_array"],
+)
+def test_types_of_targets(method: str, targets: Any, match: str, model: nn.Module) -> None:
+    check(method, model, match, GOOD, targets, error=TypeError)
+
+
+# -- layers
+
+
+@EVERY_METHOD
+@pytest.mark.parametrize(
+    ("layer", "close"),
+    [
+        ("block.con1", "block.conv1"),
+        ("blok", "block"),
+        ("stern", "stem"),
+        (["stem", "block.bn3"], "block.bn2"),
+    ],
+    ids=["nested", "typo", "letter", "in_a_list"],
+)
+def test_unknown_layers_get_close_names(method: str, layer: Any, close: str, model: nn.Module) -> None:
+    wrong = layer if isinstance(layer, str) else layer[1]
+    before = snapshot(model)
+    with pytest.raises(ValueError, match=r"layer") as caught:
+        METHODS[method](model, GOOD, 0, layer)
+    assert wrong in str(caught.value)
+    assert close in str(caught.value)
+    assert_unchanged(model, before)
+
+
+@EVERY_METHOD
+@pytest.mark.parametrize("layer", ["fc", "pool"], ids=["linear", "one_position"])
+def test_layers_without_a_feature_map(method: str, layer: str, model: nn.Module) -> None:
+    check(method, model, rf"(?s)layer.*{layer}", GOOD, 0, layer)
+
+
+@EVERY_METHOD
+def test_layers_that_the_forward_does_not_use(method: str, model: nn.Module) -> None:
+    # PlainNet has a dropout that it never calls.
+    check(method, model, r"(?s)layer.*drop", GOOD, 0, "drop")
+
+
+@EVERY_METHOD
+def test_other_bad_layers(method: str, model: nn.Module) -> None:
+    check(method, model, r"layer.*(not|no) ", GOOD, 0, nn.ReLU())
+    check(method, model, r"layer.*(empty|at least one|\[\])", GOOD, 0, [])
+    check(method, model, r"layer.*int", GOOD, 0, 3, error=TypeError)
+    check(method, model, r"layer.*int", GOOD, 0, ["stem", 3], error=TypeError)
+    check(method, model, r"(?s)layer.*stem@1", GOOD, 0, "stem@1")
+    check(method, model, r"(?s)layer.*stem@x", GOOD, 0, "stem@x")
+
+
+def test_cam_needs_pooling_and_one_linear_layer(model: nn.Module) -> None:
+    check("cam", model, r"(?i)(pool|linear)", GOOD, 0, "stem")
+    hidden = nn.Sequential(conv(3, 4), nn.Flatten(), nn.Linear(400, 5)).eval()
+    check("cam", hidden, r"(?i)(pool|linear)", GOOD, 0, "0")
+    two = nn.Sequential(conv_bn(3, 4), head(4, 6), nn.ReLU(), nn.Linear(6, 5)).eval()
+    check("cam", two, r"(?i)(pool|linear)", GOOD, 0, "0")
+
+
+# -- options
+
+
+@EVERY_METHOD
+@pytest.mark.parametrize("size", ["huge", (0, 5), (5, -1), (5,), (5, 6, 7), 7, (5.5, 6), None], ids=str)
+def test_bad_sizes(method: str, size: Any, model: nn.Module) -> None:
+    before = snapshot(model)
+    with pytest.raises((ValueError, TypeError), match=r"size.*height, width"):
+        METHODS[method](model, GOOD, 0, size=size)
+    assert_unchanged(model, before)
+
+
+@EVERY_METHOD
+def test_bad_options(method: str, model: nn.Module) -> None:
+    check(method, model, r"precision.*int4.*(float16|bfloat16)", GOOD, 0, precision="int4")
+    check(method, model, r"normalize_at.*image.*input", GOOD, 0, normalize_at="image")
+    check(method, model, r"output", GOOD, 0, output="logits", error=TypeError)
+
+
+def test_bad_options_of_score_cam(model: nn.Module) -> None:
+    check("score_cam", model, r"baseline.*noise", GOOD, 0, baseline="noise")
+    check("score_cam", model, r"score.*margin.*probability", GOOD, 0, score="margin")
+    check("score_cam", model, r"weights.*none.*softmax", GOOD, 0, weights="none")
+    check("score_cam", model, r"batch_size.*0", GOOD, 0, batch_size=0)
+    check("score_cam", model, r"batch_size.*-3", GOOD, 0, batch_size=-3)
+
+
+def test_unknown_methods(model: nn.Module) -> None:
+    for call in (
+        lambda: fastcam.explain(model, GOOD, method="relevance"),
+        lambda: fastcam.Explainer(model, method="relevance"),
+    ):
+        with pytest.raises(ValueError, match=r"(?s)method.*relevance.*relevance_cam"):
+            call()
+
+
+def test_options_of_another_method(model: nn.Module) -> None:
+    with pytest.raises((TypeError, ValueError), match="baseline"):
+        fastcam.explain(model, GOOD, method="grad_cam", baseline=None)
+    with pytest.raises((TypeError, ValueError), match="baseline"):
+        fastcam.Explainer(model, method="relevance_cam", baseline=None)(GOOD)
+
+
+@EVERY_METHOD
+def test_models_that_are_no_module(method: str) -> None:
+    with pytest.raises(TypeError, match=r"model.*(Module|function)"):
+        METHODS[method](lambda x: x, GOOD)
+
+
+def test_an_unknown_backend() -> None:
+    with pytest.raises(ValueError, match=r"(?s)cuda-graphs.*reference"), fastcam.use_backend("cuda-graphs"):
+        pass
+
+
+# -- models
+
+
+class Segmenter(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.classes = conv_bn(3, 4), conv(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classes(self.stem(x))
+
+
+class OneNumber(Segmenter):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).mean((1, 2, 3))
+
+
+class Dictionary(Segmenter):
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"logits": super().forward(x).mean((2, 3))}
+
+
+class WholeNumbers(Segmenter):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).mean((2, 3)).argmax(1, keepdim=True)
+
+
+@EVERY_METHOD
+@pytest.mark.parametrize(
+    ("kind", "match"),
+    [
+        (Segmenter, r"(?s)model.*(2, 5, 10, 10|\(N, classes\)|classifier)"),
+        (OneNumber, r"(?s)model.*(\(2,\)|\(N, classes\)|classifier)"),
+        (Dictionary, r"(?s)dict.*output"),
+        (WholeNumbers, r"(?s)model.*(int64|floating|classifier)"),
+    ],
+    ids=["segmenter", "one_number", "dict_without_output", "whole_numbers"],
+)
+def test_models_that_are_no_classifier(method: str, kind: type[nn.Module], match: str) -> None:
+    model = kind().eval()
+    before = snapshot(model)
+    with pytest.raises((ValueError, TypeError), match=match):
+        METHODS[method](model, GOOD, 0, "stem")
+    assert_unchanged(model, before)
+
+
+@EVERY_METHOD
+def test_outputs_that_pick_nothing(method: str) -> None:
+    model = Dictionary().eval()
+    before = snapshot(model)
+    with pytest.raises((ValueError, TypeError, KeyError), match=r"(?s)(output|scores)"):
+        METHODS[method](model, GOOD, 0, "stem", output=lambda answer: answer["scores"])
+    with pytest.raises((ValueError, TypeError), match=r"output"):
+        METHODS[method](model, GOOD, 0, "stem", output=lambda answer: answer)
+    assert_unchanged(model, before)
+
+
+class NoFeatureMap(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(300, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(x.flatten(1))
+
+
+@EVERY_METHOD
+def test_models_without_a_feature_map(method: str) -> None:
+    check(method, NoFeatureMap().eval(), r"(?i)layer", GOOD, 0)
+
+
+class ReadsValues(nn.Module):
+    """In a named inner module: control flow that depends on the values."""
+
+    class Chooser(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * 2 if x.sum() > 0 else x
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.chooser, self.head = conv_bn(3, 4), self.Chooser(), head(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.chooser(self.stem(x)))
+
+
+class LoopsOverValues(ReadsValues):
+    """As many steps as the largest value says."""
+
+    class Chooser(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            for _ in range(int(x.max())):
+                x = x / 2
+            return x
+
+
+@EVERY_METHOD
+@pytest.mark.parametrize("kind", [ReadsValues, LoopsOverValues], ids=["branch", "loop"])
+def test_models_that_cannot_be_captured(method: str, kind: type[nn.Module]) -> None:
+    model = kind().eval()
+    before = snapshot(model)
+    with pytest.raises(ValueError, match=r"(?s)capture.*chooser") as caught:
+        METHODS[method](model, GOOD, 0, "stem")
+    assert len(str(caught.value)) < 2000
+    assert_unchanged(model, before)
+
+
+class Normed(nn.Module):
+    """Layer norm over the channels, inside a named block."""
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = conv(4, 4), nn.LayerNorm(4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.norm(self.conv(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.block, self.after, self.head = conv_bn(3, 4), self.Block(), conv_bn(4, 4), head(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.after(self.block(self.stem(x))))
+
+
+def test_operations_without_a_rule_are_named() -> None:
+    model = Normed().eval()
+    check("relevance_cam", model, r"(?s)layer_norm.*block\.norm|block\.norm.*layer_norm", GOOD, 0, "stem")
+    # Above the operation there is no need of a rule for it; and other methods need none.
+    assert fastcam.relevance_cam(model, GOOD, 0, "after").shape == (2, 10, 10)
+    assert fastcam.relevance_cam(model, GOOD, 0).shape == (2, 10, 10)
+    assert fastcam.grad_cam(model, GOOD, 0, "stem").shape == (2, 10, 10)
+    assert fastcam.score_cam(model, GOOD, 0, "stem").shape == (2, 10, 10)
+
+
+class Attention(nn.Module):
+    """A product of two values, neither of which is a gate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.left, self.right, self.head = conv_bn(3, 4), conv(4, 4), conv(4, 4), head(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.head(self.left(x) * self.right(x))
+
+
+def test_a_product_without_a_gate_has_no_rule() -> None:
+    check("relevance_cam", Attention().eval(), r"(?s)mul", GOOD, 0, "stem")
+
+
+@EVERY_METHOD
+def test_images_too_small_for_the_model(method: str) -> None:
+    model = nn.Sequential(BasicBlock(3, 4), nn.MaxPool2d(2), nn.MaxPool2d(4), head(4)).eval()
+    before = snapshot(model)
+    with pytest.raises(ValueError, match=r"(?s)(images|capture).*small"):
+        METHODS[method](model, GOOD[..., :4, :4], 0)
+    assert_unchanged(model, before)
+
+
+@EVERY_METHOD
+def test_a_dtype_other_than_the_models(method: str, model: nn.Module) -> None:
+    """Images of another floating type are taken in the model's or refused by name."""
+    try:
+        maps = METHODS[method](model, GOOD.double(), 0)
+    except TypeError as error:
+        assert "images" in str(error)  # noqa: PT017
+        assert "float64" in str(error)  # noqa: PT017
+    else:
+        assert torch.allclose(maps.float(), METHODS[method](model, GOOD, 0), atol=1e-5)
