@@ -86,7 +86,11 @@ def _label(graph: Graph, node: fx.Node) -> str:
         for i, returned in enumerate(nodes)
         if returned is node
     ]
-    return min(names, key=lambda name: name.count(".")) if names else str(node.name)
+    return min(names, key=_depth) if names else node.name
+
+
+def _depth(name: str) -> int:
+    return name.count(".")
 
 
 def _node(graph: Graph, model: nn.Module, name: str) -> fx.Node:
@@ -111,6 +115,7 @@ def _alias(model: nn.Module, name: str) -> str:
 
 
 def _name_of(model: nn.Module, module: nn.Module) -> str:
+    name: str
     for name, candidate in model.named_modules():
         if candidate is module:
             return name

@@ -64,15 +64,18 @@ def _is_nonnegative(node: fx.Node, proven: set[fx.Node]) -> bool:
     if node.target in _ALWAYS:
         return True
     if node.target in _BOUNDED_BELOW:
-        return len(node.args) > 1 and _at_least_zero(node.args[1])
+        return _at_least_zero(node.args[1] if len(node.args) > 1 else None)
     if node.target in _IF_INPUTS_ARE or node.target is operator.getitem:
         return all(source in proven for source in node.all_input_nodes if not _is_size(source))
     if node.target in _ARITHMETIC:
-        return all(operand in proven or _at_least_zero(operand) for operand in node.args[:2])
+        return all(
+            operand in proven if isinstance(operand, fx.Node) else _at_least_zero(operand) for operand in node.args[:2]
+        )
     if node.target is aten.pad.default:
         mode = node.args[2] if len(node.args) > 2 else "constant"
         value = node.args[3] if len(node.args) > 3 else 0
-        return node.args[0] in proven and (mode != "constant" or value is None or _at_least_zero(value))
+        fills_below = mode == "constant" and value is not None and not _at_least_zero(value)
+        return node.args[0] in proven and not fills_below
     return False
 
 
@@ -81,4 +84,4 @@ def _is_size(node: fx.Node) -> bool:
 
 
 def _at_least_zero(value: object) -> bool:
-    return isinstance(value, int | float) and bool(value >= 0)
+    return isinstance(value, int | float) and value >= 0
