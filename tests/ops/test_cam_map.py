@@ -136,12 +136,18 @@ def test_no_images() -> None:
     out_width=st.integers(1, 24),
     seed=st.integers(0, 2**16),
 )
-def test_normalised_maps_span_zero_to_one(height: int, width: int, out_height: int, out_width: int, seed: int) -> None:
+def test_normalised_maps_span_zero_to_one_or_are_zero(
+    height: int, width: int, out_height: int, out_width: int, seed: int
+) -> None:
     torch.manual_seed(seed)
-    maps = cam_map(torch.randn(1, 3, height, width), torch.randn(1, 2, 3), [out_height, out_width], False, True)
-    for one in maps[0]:
-        assert one.min() == 0
-        assert one.max() in ((0.0, 1.0) if one.numel() == 1 or height * width == 1 else (1.0,))
+    activations, weights, size = torch.randn(1, 3, height, width), torch.randn(1, 2, 3), [out_height, out_width]
+    maps = cam_map(activations, weights, size, False, True)
+    # A map can be flat in truth and not in float32: one source row, say, with values that cancel in one column.
+    flat = dense.cam_map(activations, weights, (out_height, out_width), False, True).amax(dim=(2, 3)) == 0
+    largest = maps.amax(dim=(2, 3))
+    assert maps.amin(dim=(2, 3)).eq(0).all()
+    assert largest[~flat].eq(1).all()
+    assert (largest.eq(0) | largest.eq(1)).all()
 
 
 def test_autocast_does_not_reach_the_sum() -> None:
