@@ -15,7 +15,7 @@ test: .venv/test.stamp
 	TRITON_INTERPRET=1 $(BIN)/pytest tests/interpreter
 
 bench: .venv/bench.stamp
-	$(BIN)/python -m bench.cpu
+	$(BIN)/pytest bench/test_cpu.py --benchmark-enable --benchmark-only --benchmark-json=bench/results/cpu.json
 
 .venv/demo.stamp: pyproject.toml | .venv
 	$(BIN)/pip install --quiet --editable '.[demo]'

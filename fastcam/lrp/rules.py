@@ -301,6 +301,8 @@ _RULES: dict[Any, Rule] = {
     **dict.fromkeys(
         (
             aten.cat.default,
+            aten.stack.default,
+            aten.expand.default,
             aten.slice.Tensor,
             aten.select.int,
             aten.permute.default,

@@ -56,7 +56,7 @@ def check_images(images: object, checks: DeferredChecks) -> Tensor:
     images = images.detach()
     checks.add(
         ~images.isfinite().all(),
-        lambda: f"images: {int((~images.isfinite()).sum())} values are NaN or infinite; all must be finite",
+        lambda: f"images: NaN or infinite values in image(s) {_not_finite(images)}; all must be finite",
     )
     return images
 
@@ -116,6 +116,11 @@ def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
     """Raise ValueError unless `value` is one of `choices`."""
     if value not in choices:
         raise ValueError(f"{name}: {value!r} given, one of {', '.join(map(repr, choices))} is valid")
+
+
+def _not_finite(images: Tensor) -> str:
+    wrong = (~images.isfinite()).flatten(1).any(dim=1).nonzero().flatten().tolist()
+    return ", ".join(map(str, wrong[:5])) + (", ..." if len(wrong) > 5 else "")
 
 
 def _tensor(targets: Sequence[int] | Sequence[Sequence[int]] | Tensor) -> Tensor:

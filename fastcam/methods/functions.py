@@ -192,7 +192,7 @@ def score_cam(
     baseline: str | None = "zeros",
     score: str = "probability",
     weights: str = "increase",
-    batch_size: int = 32,
+    batch_size: int | None = None,
 ) -> Result:
     """Score-CAM (Wang et al. 2020; adcc section 2): relu(sum_k alpha_k A_k) with the increase of confidence alpha_k.
 
@@ -206,7 +206,8 @@ def score_cam(
         score: "probability" p_c, or "logit" y_c.
         weights: "increase", the scores themselves, or "softmax" over the channels (the paper's algorithm); skipped
             channels count in its denominator.
-        batch_size: masked images per forward pass; no more are held in memory at a time.
+        batch_size: masked images per forward pass; no more are held in memory at a time. None: 8 on a
+            CPU, 128 elsewhere.
     """
     return explain(
         model,

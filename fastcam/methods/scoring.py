@@ -12,6 +12,9 @@ from fastcam.methods.method import Evidence, Method, Resolve
 from fastcam.network.layers import Layer
 from fastcam.network.network import Network
 
+# Masked images per forward pass: on a CPU few, so that they stay in its caches; elsewhere enough to fill the device.
+_BATCH = {"cpu": 8, "cuda": 128}
+
 
 def _score_cam(
     network: Network, images: Tensor, layers: Sequence[Layer], resolve: Resolve, options: Mapping[str, Any]
@@ -22,6 +25,7 @@ def _score_cam(
     prepared = network.prepare(images)
     blank, _ = network.forward(torch.zeros_like(prepared[:1]))
     blank_score = _score(blank, options).expand(len(images), -1).gather(1, targets)
+    batch = options["batch_size"] or _BATCH.get(images.device.type, _BATCH["cuda"])
     weights, skipped = [], []
     for node in nodes:
         activation = values[node]
@@ -29,8 +33,8 @@ def _score_cam(
         # A channel that is 0 everywhere masks the whole image; its term is 0 whatever its weight.
         scores = blank_score.unsqueeze(2).repeat(1, 1, activation.shape[1])
         image, channel = live.nonzero(as_tuple=True)
-        for start in range(0, len(image), options["batch_size"]):
-            chunk = slice(start, start + options["batch_size"])
+        for start in range(0, len(image), batch):
+            chunk = slice(start, start + batch)
             masked = ops.masked_inputs(prepared, activation, image[chunk], channel[chunk], None)
             answers, _ = network.forward(masked)
             of = targets[image[chunk]]
@@ -59,14 +63,14 @@ def _check(options: Mapping[str, Any]) -> None:
     check_choice("score", options["score"], ("probability", "logit"))
     check_choice("weights", options["weights"], ("increase", "softmax"))
     size = options["batch_size"]
-    if type(size) is not int or size < 1:
-        raise ValueError(f"batch_size: {size!r} given, a positive integer is valid")
+    if size is not None and (type(size) is not int or size < 1):
+        raise ValueError(f"batch_size: {size!r} given, None or a positive integer is valid")
 
 
 SCORE_CAM = Method(
     name="score_cam",
     relu=True,
     find=_score_cam,
-    options={"baseline": "zeros", "score": "probability", "weights": "increase", "batch_size": 32},
+    options={"baseline": "zeros", "score": "probability", "weights": "increase", "batch_size": None},
     check=_check,
 )

@@ -52,6 +52,8 @@ def network_for(
     was replaced, moved or written to, and the model is captured anew when its modules changed.
     Writes that leave no trace (through `.data` or numpy) need `clear_cache(model)`.
     """
+    if output is not None and not callable(output):
+        raise TypeError(f"output: {type(output).__name__} given, None or a callable that picks the logits is valid")
     modules = tuple(model.modules())
     state = _state(model)
     tensors = tuple(state.values())

@@ -39,24 +39,23 @@ def _capture(model: nn.Module, size: tuple[int, int, int, int], output: Callable
     parameter = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     example = torch.zeros(size, dtype=parameter.dtype, device=parameter.device)
     with _lock, torch.inference_mode(False), torch.no_grad():
-        shadow = Shadow(model, output)
+        running: list[tuple[str, str]] = []
+        shadow = Shadow(model, output, running)
         try:
             program = torch.export.export(
                 shadow, (example,), dynamic_shapes=({0: torch.export.Dim.AUTO},), strict=False
             )
         except Exception as error:
-            raise ValueError(_explain(error, shadow)) from error
+            raise ValueError(_explain(error, size, running)) from error
     _check_logits(program.graph_module.graph.output_node().args[0], program.call_spec.out_spec)
     return build(program)
 
 
-def _explain(error: Exception, shadow: Shadow) -> str:
+def _explain(error: Exception, size: tuple[int, ...], running: list[tuple[str, str]]) -> str:
     where = "the model's own forward"
-    if shadow.active and shadow.active[-1][0]:
-        name, kind = shadow.active[-1]
-        where = f"module {name!r} ({kind})"
-    elif shadow.active:
-        where = f"the forward of {shadow.active[-1][1]}"
+    if running:
+        name, kind = running[-1]
+        where = f"module {name!r} ({kind})" if name else f"the forward of {kind}"
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
@@ -64,7 +63,8 @@ def _explain(error: Exception, shadow: Shadow) -> str:
     ]
     line = f", at `{frames[-1].line}`" if frames else ""
     reason = str(error).strip().split("\n")[0]
-    return f"model cannot be captured: in {where}{line}: {reason}"
+    images = f"(N, {', '.join(map(str, size[1:]))})"
+    return f"model cannot be captured for images {images}: in {where}{line}: {reason}"
 
 
 def _check_logits(outputs: Any, spec: Any) -> None:
@@ -75,8 +75,14 @@ def _check_logits(outputs: Any, spec: Any) -> None:
             f"model: a classifier that returns logits (N, classes) is expected, this one returns {returned}; "
             "pick the logits with `output=`, for example output=lambda y: y['logits']"
         )
-    if len(shape(outputs[0])) != 2:
+    value = outputs[0].meta["val"]
+    if not value.is_floating_point():
+        raise TypeError(
+            f"model: a classifier that returns logits (N, classes) is expected, this one returns {value.dtype}; "
+            "pick the logits with `output=`"
+        )
+    if value.dim() != 2:
         raise ValueError(
             "model: a classifier that returns logits (N, classes) is expected, this one returns a tensor of shape "
-            f"{tuple(outputs[0].meta['val'].shape)}; pick or make the logits with `output=`"
+            f"{shape(outputs[0])} (-1: any number of images); pick or make the logits with `output=`"
         )

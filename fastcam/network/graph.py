@@ -1,5 +1,6 @@
 """A captured model as a functional graph of ATen operations, with the user's layer names."""
 
+import operator
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ _IDENTITIES = {
 }
 # `view` asks for a layout of memory, which channels-last changes; `reshape` asks for none.
 _LAYOUT_FREE = {aten.view.default: aten.reshape.default, aten._unsafe_view.default: aten.reshape.default}
+_SPLITS = {aten.chunk.default, aten.split.Tensor, aten.split_with_sizes.default}
 # (x, weight, bias, stride, padding, dilation, groups)
 _CONV_DEFAULTS: tuple[Any, ...] = (None, None, None, [1, 1], "valid", [1, 1], 1)
 
@@ -219,8 +221,8 @@ class _Builder:
         if schema is not None and schema.is_mutable:
             self._add_in_place(node)
             return
-        copied = self.new.node_copy(node, self._present)
-        copied.target = _LAYOUT_FREE.get(cast("Any", target), target)
+        copied = self._as_slice(node) or self.new.node_copy(node, self._present)
+        copied.target = _LAYOUT_FREE.get(cast("Any", copied.target), copied.target)
         if target is aten.conv2d.padding:
             self._make_padding_explicit(copied)
         self.root[node], self.value[node] = node, copied
@@ -238,6 +240,24 @@ class _Builder:
         copied.target = functional
         self.root[node] = written
         self.value[written] = copied
+
+    def _as_slice(self, node: fx.Node) -> fx.Node | None:
+        """A piece of a chunked or split tensor as a slice of it, so that no value is a list."""
+        if node.target is not operator.getitem or not isinstance(node.args[0], fx.Node):
+            return None
+        source = self._present(node.args[0])
+        dimension = source.kwargs.get("dim", source.args[2] if len(source.args) > 2 else 0)
+        if source.target not in _SPLITS or not isinstance(dimension, int):
+            return None
+        sizes = [piece.shape[dimension] for piece in node.args[0].meta["val"]]
+        index = node.args[1]
+        if not isinstance(index, int) or not all(isinstance(size, int) for size in sizes):
+            return None
+        start = sum(sizes[: index % len(sizes)])
+        end = start + sizes[index]
+        piece = self.new.call_function(aten.slice.Tensor, (source.args[0], dimension, start, end))
+        piece.meta = dict(node.meta)
+        return piece
 
     def _make_padding_explicit(self, conv: fx.Node) -> None:
         """Write conv2d(padding="same" or "valid") with numbers; an odd sum pads one more at the end."""

@@ -31,48 +31,61 @@ class Shadow(nn.Module):
     a moment. Hooks of the user's stay behind, but for the pre-hooks of `torch.nn.utils` (weight and
     spectral normalisation, pruning), without which a forward pass would use stale weights.
 
-    `active` is the stack of module names that are running: where the capture fails, its top is the place.
+    running: takes the names and classes of the modules that are running, innermost last; where the capture
+        fails, its last is the place. (It is no attribute: torch.export restores those.)
     """
 
-    def __init__(self, model: nn.Module, output: Callable[[Any], torch.Tensor] | None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        output: Callable[[Any], torch.Tensor] | None,
+        running: list[tuple[str, str]],
+    ) -> None:
         super().__init__()
-        self.active: list[tuple[str, str]] = []
         self.output = output
-        self.model = self._copy(model, "", {})
+        self.model = _copy(model, "", {}, running)
 
     def forward(self, images: torch.Tensor) -> Any:
         """Return the logits."""
         y = self.model(images)
         return y if self.output is None else self.output(y)
 
-    def _copy(self, module: nn.Module, name: str, done: dict[int, nn.Module]) -> nn.Module:
-        if id(module) in done:
-            return done[id(module)]
-        shadow = copy.copy(module)
-        done[id(module)] = shadow
-        state = dict(module.__dict__)
-        for table in _HOOK_TABLES:
-            state[table] = type(state[table])()
-        hooks = state["_forward_pre_hooks"]
-        state["_forward_pre_hooks"] = type(hooks)(
-            (key, hook) for key, hook in hooks.items() if type(hook).__module__.startswith("torch.nn.utils")
-        )
-        state["training"] = False
-        state["_parameters"] = dict(module._parameters)
-        state["_buffers"] = dict(module._buffers)
-        state["_modules"] = {
-            key: None if child is None else self._copy(child, f"{name}.{key}" if name else key, done)
-            for key, child in module._modules.items()
-        }
-        shadow.__dict__ = state
 
-        def enter(module: nn.Module, _: Any) -> None:
-            self.active.append((name, type(module).__name__))
+def _copy(module: nn.Module, name: str, done: dict[int, nn.Module], running: list[tuple[str, str]]) -> nn.Module:
+    if id(module) in done:
+        return done[id(module)]
+    shadow = copy.copy(module)
+    done[id(module)] = shadow
+    state = dict(module.__dict__)
+    for table in _HOOK_TABLES:
+        state[table] = type(state[table])()
+    hooks = state["_forward_pre_hooks"]
+    state["_forward_pre_hooks"] = type(hooks)(
+        (key, hook) for key, hook in hooks.items() if type(hook).__module__.startswith("torch.nn.utils")
+    )
+    state["training"] = False
+    state["_parameters"] = {key: _parameter(p) for key, p in module._parameters.items()}
+    state["_buffers"] = dict(module._buffers)
+    state["_modules"] = {
+        key: None if child is None else _copy(child, f"{name}.{key}" if name else key, done, running)
+        for key, child in module._modules.items()
+    }
+    shadow.__dict__ = state
 
-        def leave(_: nn.Module, __: Any, output: Any) -> Any:
-            self.active.pop()
-            return _module_output(output, name) if isinstance(output, torch.Tensor) else output
+    def enter(module: nn.Module, _: Any) -> None:
+        running.append((name, type(module).__name__))
 
-        shadow.register_forward_pre_hook(enter)
-        shadow.register_forward_hook(leave)
-        return shadow
+    def leave(_: nn.Module, __: Any, output: Any) -> Any:
+        running.pop()
+        return _module_output(output, name) if isinstance(output, torch.Tensor) else output
+
+    shadow.register_forward_pre_hook(enter)
+    shadow.register_forward_hook(leave)
+    return shadow
+
+
+def _parameter(parameter: nn.Parameter | None) -> nn.Parameter | None:
+    """A parameter that autograd accepts: itself, or a copy if it was made in inference mode."""
+    if parameter is None or not parameter.is_inference():
+        return parameter
+    return nn.Parameter(parameter.detach().clone(), requires_grad=False)

@@ -1,0 +1,40 @@
+"""What is written down with every figure, and into which file."""
+
+import os
+import platform
+from collections.abc import Iterator
+from importlib.metadata import version
+from typing import Any
+
+import pytest
+import torch
+
+PACKAGES = ("torch", "torchvision", "triton", "grad-cam", "torchcam", "numpy")
+
+
+@pytest.fixture(autouse=True)
+def two_threads() -> Iterator[None]:
+    """Two threads for everybody, whatever the machine has."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
+    capabilities = torch.cpu.get_capabilities()
+    machine_info.clear()
+    machine_info.update(
+        processor=capabilities.get("cpu_name", platform.processor()),
+        instructions=torch.backends.cpu.get_cpu_capability(),
+        bfloat16_arithmetic=bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")),
+        cores=os.cpu_count(),
+        python=platform.python_version(),
+        packages={name: version(name) for name in PACKAGES},
+    )
+
+
+def pytest_benchmark_update_json(config: pytest.Config, benchmarks: list[Any], output_json: dict[str, Any]) -> None:
+    """Keep what a reader needs: per comparison its setting and its variants."""
+    output_json["benchmarks"] = [{"name": row["name"], **row["extra_info"]} for row in output_json["benchmarks"]]
+    output_json["commit_info"] = {key: output_json["commit_info"].get(key) for key in ("id", "dirty", "time")}

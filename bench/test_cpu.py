@@ -1,0 +1,206 @@
+"""CPU benchmarks against the stock model, grad-cam and torchcam.
+
+    make bench        # pytest bench/test_cpu.py --benchmark-only, writes bench/results/cpu.json
+
+Each test is one comparison: its variants run turn by turn in one process; medians count. Peers run at their best
+settings: no_grad or inference_mode where they allow it, the faster of two batch sizes, both memory layouts.
+"""
+
+import copy
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pytest_benchmark.fixture import BenchmarkFixture
+from pytorch_grad_cam import GradCAM as PeerGradCAM
+from pytorch_grad_cam import ScoreCAM as PeerScoreCAM
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+from torch import Tensor, nn
+from torchcam.methods import GradCAM as TorchcamGradCAM
+from torchcam.methods import ScoreCAM as TorchcamScoreCAM
+from torchvision.models import resnet50
+
+import fastcam
+from bench.interleave import interleave
+from fastcam.network.cache import network_for
+
+Variants = dict[str, Callable[[], Any]]
+STAGES = ["layer1", "layer2", "layer3", "layer4"]
+
+
+def compare(benchmark: BenchmarkFixture, variants: Variants, *, rounds: int, **setting: Any) -> dict[str, Any]:
+    """Time variants turn by turn and keep the outcome with the benchmark."""
+    result = benchmark.pedantic(interleave, (variants,), {"rounds": rounds}, rounds=1)
+    benchmark.extra_info.update(**setting, threads=torch.get_num_threads(), seconds=result)
+    return result
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    return resnet50(weights=None).eval()
+
+
+@pytest.fixture(scope="module")
+def images() -> Tensor:
+    return torch.randn(8, 3, 224, 224, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module")
+def photo() -> Tensor:
+    """The photo of a cat that scikit-image carries."""
+    import skimage
+
+    from fastcam.models.loading import load_model
+    from fastcam.photos import read_photo
+
+    cat = read_photo(Path(skimage.__file__).parent / "data" / "chelsea.png")
+    preprocessing = load_model("efficientnet_lite0").preprocessing
+    return preprocessing.tensor(preprocessing.view(cat))[None]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_relevance_cam_against_forward(
+    benchmark: BenchmarkFixture, model: nn.Module, images: Tensor, precision: str
+) -> None:
+    channels_last = copy.deepcopy(model).to(memory_format=torch.channels_last)
+    laid_out = images.contiguous(memory_format=torch.channels_last)
+    network = network_for(model, images, precision=precision)
+
+    def stock(module: nn.Module, x: Tensor) -> Callable[[], Tensor]:
+        def run() -> Tensor:
+            with torch.inference_mode():
+                return module(x)
+
+        return run
+
+    def relevance(layer: str | list[str]) -> Callable[[], Any]:
+        explainer = fastcam.Explainer(model, method="relevance_cam", layer=layer, precision=precision)
+        return lambda: explainer(images)
+
+    compare(
+        benchmark,
+        {
+            "stock forward, float32": stock(model, images),
+            "stock forward, float32, channels-last": stock(channels_last, laid_out),
+            "own forward": lambda: network.forward(images),
+            "relevance_cam layer4": relevance("layer4"),
+            "relevance_cam layer2": relevance("layer2"),
+            "relevance_cam layer1-4, one pass": relevance(STAGES),
+        },
+        rounds=9,
+        model="resnet50",
+        batch=8,
+        precision=precision,
+    )
+
+
+@pytest.mark.parametrize("layer", ["layer4", "layer2"])
+def test_grad_cam_against_peers(benchmark: BenchmarkFixture, model: nn.Module, images: Tensor, layer: str) -> None:
+    channels_last = copy.deepcopy(model).to(memory_format=torch.channels_last)
+    laid_out = images.contiguous(memory_format=torch.channels_last)
+    targets = [int(t) for t in model(images).argmax(dim=1)]
+    explainer = fastcam.Explainer(model, method="grad_cam", layer=layer)
+
+    def grad_cam(module: nn.Module, x: Tensor) -> Callable[[], Any]:
+        peer = PeerGradCAM(model=module, target_layers=[module.get_submodule(layer)])
+        chosen = [ClassifierOutputTarget(t) for t in targets]
+        return lambda: peer(input_tensor=x, targets=chosen)
+
+    def torchcam(module: nn.Module, x: Tensor) -> Callable[[], Any]:
+        def run() -> Any:
+            with TorchcamGradCAM(module, layer) as extractor:
+                return extractor(targets, module(x))
+
+        return run
+
+    compare(
+        benchmark,
+        {
+            "fastcam": lambda: explainer(images, targets),
+            "grad-cam": grad_cam(copy.deepcopy(model), images),
+            "grad-cam, channels-last": grad_cam(copy.deepcopy(channels_last), laid_out),
+            "torchcam": torchcam(copy.deepcopy(model), images),
+            "torchcam, channels-last": torchcam(copy.deepcopy(channels_last), laid_out),
+        },
+        rounds=9,
+        model="resnet50",
+        layer=layer,
+        batch=8,
+        precision="float32",
+    )
+
+
+def test_score_cam_against_peers(benchmark: BenchmarkFixture, photo: Tensor) -> None:
+    model = fastcam.models.efficientnet_lite0(pretrained=True).eval()
+    channels_last = copy.deepcopy(model).to(memory_format=torch.channels_last)
+    layer, target = "head.activation", 282
+
+    def own(precision: str) -> Callable[[], Any]:
+        explainer = fastcam.Explainer(model, method="score_cam", layer=layer, precision=precision)
+        return lambda: explainer(photo, target)
+
+    def grad_cam(module: nn.Module, batch: int) -> Callable[[], Any]:
+        peer = PeerScoreCAM(model=module, target_layers=[module.get_submodule(layer)])
+        peer.batch_size = batch
+
+        def run() -> Any:
+            with torch.no_grad():
+                return peer(input_tensor=photo, targets=[ClassifierOutputTarget(target)])
+
+        return run
+
+    def torchcam(module: nn.Module, batch: int) -> Callable[[], Any]:
+        def run() -> Any:
+            with torch.no_grad(), TorchcamScoreCAM(module, layer, batch_size=batch) as extractor:
+                return extractor(target, module(photo))
+
+        return run
+
+    compare(
+        benchmark,
+        {
+            "fastcam": own("float32"),
+            "fastcam, bfloat16": own("bfloat16"),
+            **{f"grad-cam, batch {b}": grad_cam(copy.deepcopy(model), b) for b in (8, 32)},
+            **{f"grad-cam, batch {b}, channels-last": grad_cam(copy.deepcopy(channels_last), b) for b in (8, 32)},
+            **{f"torchcam, batch {b}": torchcam(copy.deepcopy(model), b) for b in (8, 32)},
+            **{f"torchcam, batch {b}, channels-last": torchcam(copy.deepcopy(channels_last), b) for b in (8, 32)},
+        },
+        rounds=3,
+        model="efficientnet_lite0",
+        layer=layer,
+        batch=1,
+        precision="float32 unless named",
+    )
+
+
+_PEAK = """
+import json, resource, sys, torch, fastcam
+torch.set_num_threads(2)
+model = fastcam.models.efficientnet_lite0(pretrained=True).eval()
+image = torch.randn(1, 3, 224, 224)
+with torch.inference_mode():
+    model(image)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+fastcam.score_cam(model, image, layer="head.activation")
+print(json.dumps({"before": before, "after": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}))
+"""
+
+
+def test_score_cam_memory(benchmark: BenchmarkFixture) -> None:
+    """Peak memory over that of a plain forward pass, in a process of its own."""
+
+    def measure() -> dict[str, int]:
+        output = subprocess.run([sys.executable, "-c", _PEAK], check=True, capture_output=True, text=True).stdout
+        return json.loads(output.splitlines()[-1])
+
+    peak = benchmark.pedantic(measure, rounds=1)
+    extra = (peak["after"] - peak["before"]) / 1024
+    benchmark.extra_info.update(model="efficientnet_lite0", layer="head.activation", batch=1, peak_over_model_mib=extra)
+    assert extra < 1024
