@@ -19,7 +19,7 @@ def cpu_tables(results: dict[str, Any]) -> str:
     arithmetic = "with" if machine["bfloat16_arithmetic"] else "without"
     lines = [
         f"{machine['processor']}, {machine['instructions']} ({arithmetic} bfloat16 arithmetic), "
-        f"Python {machine['python']}, {packages}. Medians of interleaved runs; spread is the 20th to the 80th percentile.",
+        f"Python {machine['python']}, {packages}. Medians of interleaved runs; spread: 20th to 80th percentile.",
         "",
     ]
     for row in results["benchmarks"]:

@@ -29,7 +29,13 @@ def capture(
     Raises ValueError, with the module and the line, where the model's code cannot be captured or run on
     images of this size, and TypeError or ValueError where what it returns are not logits (N, classes).
     """
-    graph = _capture(model, (2, *size[1:]), output)
+    try:
+        graph = _capture(model, (2, *size[1:]), output)
+    except ValueError:
+        # Code for one other number of images (`x.view(8, -1)`) fails on 2.
+        if size[0] == 2:
+            raise
+        return _capture(model, size, output)
     if not graph.dynamic_batch and size[0] != 2:
         graph = _capture(model, size, output)
     return graph
@@ -84,5 +90,5 @@ def _check_logits(outputs: Any, spec: Any) -> None:
     if value.dim() != 2:
         raise ValueError(
             "model: a classifier that returns logits (N, classes) is expected, this one returns a tensor of shape "
-            f"{shape(outputs[0])} (-1: any number of images); pick or make the logits with `output=`"
+            f"{shape(outputs[0])} (-1 is any number); pick or make the logits with `output=`"
         )

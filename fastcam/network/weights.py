@@ -88,6 +88,8 @@ class Weights:
 
     def _signal(self, weight: Tensor) -> Tensor:
         dtype = self.precision.signal
+        if weight.dim() != 4:
+            return weight.to(torch.promote_types(dtype, torch.float32)).contiguous()
         return self._laid_out(weight.to(dtype).to(self.precision.compute_signal))
 
     def _laid_out(self, weight: Tensor) -> Tensor:

@@ -17,12 +17,11 @@ def signal_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.bfloat16 if dtype.itemsize < 4 else dtype
 
 
-def gate(y: Tensor, z: Tensor, *, reciprocal: bool) -> Tensor:
-    """Q = y / Z, or 1 / Z, and 0 where Z is 0; z is overwritten.
+def gate(y: Tensor, z: Tensor, *, reciprocal: bool, dtype: torch.dtype) -> Tensor:
+    """Q = y / Z, or 1 / Z, and 0 where Z is 0, formed in at least float32 and rounded to `dtype`; z is overwritten.
 
     y, z: (N, ...), z >= 0. Z counts as 0 up to 1e-6 (float64: 1e-14) of its largest value in the image.
     """
-    dtype = signal_dtype(y.dtype)
     wide = torch.promote_types(torch.float32, dtype)
     z = z.to(wide)
     floor = z.amax(dim=tuple(range(1, z.dim())), keepdim=True) * _ZERO.get(wide, _ZERO_SINGLE)

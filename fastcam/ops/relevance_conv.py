@@ -48,7 +48,7 @@ def relevance_conv_reference(
     else:
         z = F.conv2d(operand.clamp(min=0), positive, None, *geometry)
         z += F.conv2d(operand.clamp(max=0), negative, None, *geometry)
-    return a, gate(a, z, reciprocal=reciprocal)
+    return a, gate(a, z, reciprocal=reciprocal, dtype=signal_dtype(x.dtype))
 
 
 def relevance_conv_backward_reference(

@@ -1,11 +1,16 @@
-"""z+ relevance of a linear layer: the rule of `relevance_conv` with a matrix product in its place."""
+"""z+ relevance of a linear layer: the rule of `relevance_conv` with a matrix product in its place.
+
+Gates and signals are at least float32 here. A contrastive seed is a difference of nearly equal sums over the classes:
+gates rounded to bfloat16 leave more of their rounding than of the seed (on EfficientNet-Lite0's weights, maps two
+thirds down the network then correlate at 0.83 with float32's).
+"""
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from fastcam.ops.activation import activate
-from fastcam.ops.gate import gate, signal_dtype
+from fastcam.ops.gate import gate
 from fastcam.ops.relevance_conv import gated, split_by_sign
 
 
@@ -30,7 +35,7 @@ def relevance_linear_reference(
         z = F.linear(operand, positive)
     else:
         z = F.linear(operand.clamp(min=0), positive) + F.linear(operand.clamp(max=0), negative)
-    return a, gate(a, z, reciprocal=reciprocal)
+    return a, gate(a, z, reciprocal=reciprocal, dtype=_wide(x.dtype))
 
 
 def relevance_linear_backward_reference(
@@ -46,6 +51,10 @@ def relevance_linear_backward_reference(
         return g
     assert x is not None
     return split_by_sign(g, (operand @ negative).to(gate.dtype), x)
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
 
 
 @torch.library.custom_op("fastcam::relevance_linear", mutates_args=())
@@ -73,7 +82,7 @@ def _(
     reciprocal: bool,
 ) -> tuple[Tensor, Tensor]:
     y = F.linear(x.to(weight.dtype), weight, bias)
-    return y.to(x.dtype), y.to(signal_dtype(x.dtype))
+    return y.to(x.dtype), y.to(_wide(x.dtype))
 
 
 @torch.library.custom_op("fastcam::relevance_linear_backward", mutates_args=())
