@@ -23,7 +23,7 @@ def cpu_tables(results: dict[str, Any]) -> str:
         "",
     ]
     for row in results["benchmarks"]:
-        lines += _table(row) if "seconds" in row else _memory(row)
+        lines += _table(row) if "seconds" in row else _correlation(row) if "correlation" in row else _memory(row)
     return "\n".join(lines) + "\n"
 
 
@@ -43,6 +43,11 @@ def _table(row: dict[str, Any]) -> list[str]:
         ratio = f"{value['median'] / unit:.2f}"
         lines.append(f"| {name} | {value['median']:.3f} | {spread} | {ratio} | {value['rounds']} |")
     return [*lines, ""]
+
+
+def _correlation(row: dict[str, Any]) -> list[str]:
+    least = "; ".join(f"{name} {value:.5f}" for name, value in row["correlation"].items())
+    return [f"Least correlation with float32 maps over four photos ({row['model']}, {row['layer']}): {least}.", ""]
 
 
 def _memory(row: dict[str, Any]) -> list[str]:

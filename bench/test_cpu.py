@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import skimage
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from pytorch_grad_cam import GradCAM as PeerGradCAM
@@ -27,7 +28,9 @@ from torchvision.models import resnet50
 
 import fastcam
 from bench.interleave import interleave
+from fastcam.models.loading import load_model
 from fastcam.network.cache import network_for
+from fastcam.photos import read_photo
 
 Variants = dict[str, Callable[[], Any]]
 STAGES = ["layer1", "layer2", "layer3", "layer4"]
@@ -54,14 +57,9 @@ def images() -> Tensor:
 @pytest.fixture(scope="module")
 def photo() -> Tensor:
     """The photo of a cat that scikit-image carries."""
-    import skimage
-
-    from fastcam.models.loading import load_model
-    from fastcam.photos import read_photo
-
     cat = read_photo(Path(skimage.__file__).parent / "data" / "chelsea.png")
     preprocessing = load_model("efficientnet_lite0").preprocessing
-    return preprocessing.tensor(preprocessing.view(cat))[None]
+    return preprocessing.tensor(preprocessing.view(cat))
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -178,6 +176,24 @@ def test_score_cam_against_peers(benchmark: BenchmarkFixture, photo: Tensor) -> 
         batch=1,
         precision="float32 unless named",
     )
+
+
+def test_agreement_with_float32(benchmark: BenchmarkFixture) -> None:
+    """Least correlation of maps with float32's over the four embedded photos, last layer."""
+    embedded = load_model("efficientnet_lite0")
+    folder = Path(skimage.__file__).parent / "data"
+    names = ("chelsea.png", "coffee.png", "rocket.jpg", "motorcycle_left.png")
+    views = [embedded.preprocessing.view(read_photo(folder / name)) for name in names]
+    photos = torch.cat([embedded.preprocessing.tensor(view) for view in views])
+
+    def least(method: str, precision: str) -> float:
+        pair = [fastcam.explain(embedded.model, photos, method=method, precision=p) for p in (precision, None)]
+        return min(torch.corrcoef(torch.stack(maps).flatten(1))[0, 1].item() for maps in zip(*pair, strict=True))
+
+    cases = [(m, p) for m in ("grad_cam", "relevance_cam") for p in ("float16", "bfloat16")]
+    cases.append(("score_cam", "bfloat16"))
+    found = benchmark.pedantic(lambda: {f"{m}, {p}": least(m, p) for m, p in cases}, rounds=1)
+    benchmark.extra_info.update(model="efficientnet_lite0", layer="head.activation", correlation=found)
 
 
 _PEAK = """
