@@ -121,6 +121,11 @@ def _module(node: fx.Node) -> tuple[str, str]:
     return str(path).removeprefix("model").removeprefix("."), kind.rsplit(".", 1)[-1]
 
 
+def _is_fixed(size: object) -> bool:
+    """Whether a size is one number: written as such, or as a symbol that the model's code pinned to it."""
+    return isinstance(size, int) or (isinstance(size, torch.SymInt) and size.node.maybe_as_int() is not None)
+
+
 class WriteThroughViewError(Exception):
     """The code writes into a tensor that is read again through a view."""
 
@@ -192,7 +197,7 @@ class _Builder:
             layers={name: tuple(nodes) for name, nodes in self.layers.items() if name},
             weights={node: name for node, name in self.weights.items() if node in needed},
             constants=self.constants,
-            dynamic_batch=not isinstance(batch, int),
+            dynamic_batch=not _is_fixed(batch),
         )
 
     def _add_input(self, node: fx.Node) -> None:
@@ -226,7 +231,8 @@ class _Builder:
         if target is aten.conv2d.padding:
             self._make_padding_explicit(copied)
         self.root[node], self.value[node] = node, copied
-        if schema is not None and any(argument.alias_info is not None for argument in schema.arguments):
+        parts = target is operator.getitem  # of a chunk or split: views too
+        if parts or (schema is not None and any(argument.alias_info is not None for argument in schema.arguments)):
             self.viewed[node] = self._storage(self.root[node.all_input_nodes[0]])
 
     def _add_in_place(self, node: fx.Node) -> None:

@@ -1,6 +1,5 @@
 """A shadow of the user's model: the same parameters and code, none of its state that could be disturbed."""
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -54,7 +53,8 @@ class Shadow(nn.Module):
 def _copy(module: nn.Module, name: str, done: dict[int, nn.Module], running: list[tuple[str, str]]) -> nn.Module:
     if id(module) in done:
         return done[id(module)]
-    shadow = copy.copy(module)
+    # Not copy.copy: modules with parametrizations refuse it.
+    shadow = type(module).__new__(type(module))
     done[id(module)] = shadow
     state = dict(module.__dict__)
     for table in _HOOK_TABLES:

@@ -88,12 +88,11 @@ def _adjoint(
 ) -> Tensor:
     """conv_transpose(s, weight) onto an input of `size`: the adjoint of conv(., weight)."""
     kernel = list(weight.shape[2:])
-    if kernel == [1, 1] and padding == [0, 0] and groups == 1:
-        # A convolution with the transposed matrix, spread over the input's grid: faster on a CPU.
-        g = F.conv2d(s, weight.transpose(0, 1))
-        if stride == [1, 1]:
-            return g
-        spread = g.new_zeros(g.shape[0], g.shape[1], *size).contiguous(memory_format=torch.channels_last)
+    if kernel == [1, 1] and padding == [0, 0] and stride != [1, 1]:
+        # Every input between the strides gets 0: spread the small result over the grid.
+        g = F.conv_transpose2d(s, weight, groups=groups)
+        shape = (g.shape[0], g.shape[1], *size)
+        spread = torch.empty(shape, dtype=g.dtype, device=g.device, memory_format=torch.channels_last).zero_()
         spread[:, :, :: stride[0], :: stride[1]] = g
         return spread
     extra = [
@@ -116,6 +115,8 @@ def split_by_sign(above: Tensor, below: Tensor, x: Tensor) -> Tensor:
     targets = above.shape[0] // max(x.shape[0], 1)
     if targets > 1:
         x = x.repeat(targets, *[1] * (x.dim() - 1))
+    # The same dtype on both sides, or bfloat16 signals beside float16 activations would come out as float32.
+    x = x.to(above.dtype)
     g: Tensor = torch.ops.aten.threshold_backward(above, x, 0.0)
     return g.add_(torch.ops.aten.threshold_backward(below, -x, 0.0))
 
@@ -155,7 +156,7 @@ def _(
     reciprocal: bool,
 ) -> tuple[Tensor, Tensor]:
     y = F.conv2d(x.to(weight.dtype), weight, bias, stride, padding, dilation, groups)
-    return y.to(x.dtype), y.to(signal_dtype(x.dtype))
+    return y.to(x.dtype), torch.empty_like(y, dtype=signal_dtype(x.dtype))
 
 
 @torch.library.custom_op("fastcam::relevance_conv_backward", mutates_args=())

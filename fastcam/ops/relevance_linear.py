@@ -82,7 +82,7 @@ def _(
     reciprocal: bool,
 ) -> tuple[Tensor, Tensor]:
     y = F.linear(x.to(weight.dtype), weight, bias)
-    return y.to(x.dtype), y.to(_wide(x.dtype))
+    return y.to(x.dtype), torch.empty_like(y, dtype=_wide(x.dtype))
 
 
 @torch.library.custom_op("fastcam::relevance_linear_backward", mutates_args=())
