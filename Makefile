@@ -1,6 +1,9 @@
 # Two commands for a newcomer: `make demo` and `make test`. Each sets up .venv with what it needs.
 PYTHON ?= python3
 BIN := .venv/bin
+# One process a core with one thread each: most tests are too small for two threads.
+SPREAD := --numprocesses 2 --dist loadscope
+test: export OMP_NUM_THREADS = 1
 
 .PHONY: demo test bench clean
 
@@ -11,8 +14,8 @@ test: .venv/test.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest
-	TRITON_INTERPRET=1 $(BIN)/pytest tests/interpreter
+	$(BIN)/pytest $(SPREAD)
+	TRITON_INTERPRET=1 $(BIN)/pytest $(SPREAD) tests/interpreter
 
 bench: .venv/bench.stamp
 	$(BIN)/pytest bench/test_cpu.py --benchmark-enable --benchmark-only --benchmark-json=bench/results/cpu.json

@@ -52,8 +52,8 @@ def _correlation(row: dict[str, Any]) -> list[str]:
 
 def _memory(row: dict[str, Any]) -> list[str]:
     return [
-        f"Peak memory of score_cam over the model's own forward pass ({row['model']}, {row['layer']}, one photo): "
-        f"{row['peak_over_model_mib']:.0f} MiB.",
+        f"Peak memory of score_cam on one photo ({row['model']}, {row['layer']}), over what a process holds after a "
+        f"plain forward pass: {row['peak_over_model_mib']:.0f} MiB.",
         "",
     ]
 

@@ -206,7 +206,7 @@ def score_cam(
         score: "probability" p_c, or "logit" y_c.
         weights: "increase", the scores themselves, or "softmax" over the channels (the paper's algorithm); skipped
             channels count in its denominator.
-        batch_size: masked images per forward pass; no more are held in memory at a time. None: 8 on a
+        batch_size: masked images per forward pass; no more are held in memory at a time. None: 4 on a
             CPU, 128 elsewhere.
     """
     return explain(

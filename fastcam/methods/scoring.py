@@ -12,8 +12,9 @@ from fastcam.methods.method import Evidence, Method, Resolve
 from fastcam.network.layers import Layer
 from fastcam.network.network import Network
 
-# Masked images per forward pass: on a CPU few, so that they stay in its caches; elsewhere enough to fill the device.
-_BATCH = {"cpu": 8, "cuda": 128}
+# Masked images per forward pass. On a CPU few: activations beyond 32 MB are given back to the system after every
+# use, and each new page costs as much as the arithmetic. Elsewhere enough to fill the device.
+_BATCH = {"cpu": 4, "cuda": 128}
 
 
 def _score_cam(

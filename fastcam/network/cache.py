@@ -5,6 +5,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -112,11 +113,18 @@ def _graph(entry: _Entry, model: nn.Module, size: tuple[int, ...], output: Outpu
 
 
 def _identity(output: Output | None) -> object:
-    """What tells one `output` from another: a lambda written in a loop is the same code each time round."""
-    code = getattr(output, "__code__", None)
-    if code is None or getattr(output, "__closure__", None) or getattr(output, "__defaults__", None):
-        return output
-    return code
+    """What tells one `output` from another, without keeping it (it may hold the model) alive.
+
+    A plain function, such as a lambda written in a loop, is its code; anything with a state of its own is itself.
+    """
+    if output is None:
+        return None
+    if isinstance(output, MethodType):
+        return weakref.WeakMethod(output)
+    stateless = isinstance(output, FunctionType) and not (
+        output.__closure__ or output.__defaults__ or output.__kwdefaults__
+    )
+    return output.__code__ if isinstance(output, FunctionType) and stateless else weakref.ref(output)
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:

@@ -45,7 +45,8 @@ class Graph:
     nodes: every operation the logits need or a layer returned, in an order that can be run; no operation
         writes to its input.
     layers: for each module name, the nodes it returned, one per call.
-    weights: for each placeholder but the images, the model's name of that parameter or buffer.
+    weights: nodes whose value the images have no part in, by name: the model's parameters and buffers, and what its
+        code computes from these alone (the weight of a reparametrised layer).
     constants: tensors that are in the code itself, under names in `weights`.
     dynamic_batch: False where the model's own code fixes the number of images.
     """
@@ -190,11 +191,15 @@ class _Builder:
         for node in reversed(list(self.new.nodes)):
             if node not in needed:
                 self.new.erase_node(node)
+        for node in self.new.nodes:
+            if node.op == "call_function" and is_tensor(node) and set(node.all_input_nodes) <= self.weights.keys():
+                self.weights[node] = node.name
+        layers = {name: [n for n in nodes if n not in self.weights] for name, nodes in self.layers.items()}
         return Graph(
             nodes=tuple(self.new.nodes),
             images=self.images,
             logits=logits,
-            layers={name: tuple(nodes) for name, nodes in self.layers.items() if name},
+            layers={name: tuple(nodes) for name, nodes in layers.items() if name and nodes},
             weights={node: name for node, name in self.weights.items() if node in needed},
             constants=self.constants,
             dynamic_batch=not _is_fixed(batch),

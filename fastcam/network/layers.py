@@ -34,7 +34,7 @@ def find_layers(graph: Graph, model: nn.Module, layers: LayerName | Sequence[Lay
     several: Sequence[LayerName] = layers if isinstance(layers, Sequence) and not isinstance(layers, str) else [layers]
     if not several:
         raise ValueError("layer: an empty list given; name at least one layer, or leave it out")
-    used = graph.ancestors([graph.logits])
+    used = graph.ancestors([graph.logits]) - graph.weights.keys()
     return [_find(graph, model, layer, used) for layer in several]
 
 

@@ -64,11 +64,12 @@ def _is_nonnegative(node: fx.Node, proven: set[fx.Node]) -> bool:
     if node.target in _ALWAYS:
         return True
     if node.target in _BOUNDED_BELOW:
-        return _at_least_zero(node.args[1] if len(node.args) > 1 else None)
+        lower, upper = (*node.args[1:3], None, None)[:2]
+        return _at_least_zero(lower) and (upper is None or _at_least_zero(upper))
     if node.target in _IF_INPUTS_ARE or node.target is operator.getitem:
         return all(source in proven for source in node.all_input_nodes if not _is_size(source))
     if node.target in _ARITHMETIC:
-        return all(
+        return _at_least_zero(node.kwargs.get("alpha", 1)) and all(
             operand in proven if isinstance(operand, fx.Node) else _at_least_zero(operand) for operand in node.args[:2]
         )
     if node.target is aten.pad.default:

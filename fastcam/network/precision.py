@@ -64,8 +64,12 @@ def _has_fast_arithmetic(dtype: torch.dtype, device: str) -> bool:
     """
     if device != "cpu":
         return True
+    if dtype != torch.bfloat16:
+        return False
+    if not hasattr(torch.cpu, "get_capabilities"):  # older than torch 2.13 or so
+        return bool(torch.cpu._is_avx512_bf16_supported())
     capabilities = torch.cpu.get_capabilities()
-    return dtype == torch.bfloat16 and bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 @contextlib.contextmanager

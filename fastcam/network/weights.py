@@ -41,7 +41,7 @@ class Weights:
         self._made: dict[tuple[object, ...], object] = {}
 
     def value(self, node: fx.Node) -> Tensor:
-        """The tensor behind a placeholder, in the forward dtype (a batch norm's own in at least float32)."""
+        """The tensor of a weight, in the forward dtype (a batch norm's own in at least float32)."""
 
         def make() -> Tensor:
             tensor, dtype = self._raw(node), self.precision.forward
@@ -98,7 +98,10 @@ class Weights:
         return weight.contiguous(memory_format=self.precision.memory_format)
 
     def _raw(self, node: fx.Node) -> Tensor:
-        return self._state[self.graph.weights[node]]
+        if node.op == "placeholder":
+            return self._state[self.graph.weights[node]]
+        compute = cast("Callable[..., Tensor]", node.target)
+        return compute(*fx.map_arg(node.args, self._raw), **fx.map_arg(node.kwargs, self._raw))
 
     def _once(self, key: tuple[object, ...], make: Callable[[], T]) -> T:
         # Two threads may both make a tensor: the same one, so that either may stay.

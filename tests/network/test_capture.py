@@ -402,3 +402,21 @@ def test_reparametrised_layers(wrap: Callable[[nn.Module], nn.Module]) -> None:
             parameter.add_(0.1)
         found = logits_of(model, images)
         assert_same_logits(found, model(images), 1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
+@pytest.mark.parametrize("wrap", REPARAMETRISED.values(), ids=REPARAMETRISED)
+def test_relevance_of_reparametrised_layers(wrap: Callable[[nn.Module], nn.Module]) -> None:
+    model, plain = build(Small), build(Small)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        wrap(model.features[1][0])
+        wrap(model.head[-1])
+    images = draw(2, 3, 8, 8, dtype=torch.float64)
+    model.eval()
+    with torch.no_grad():
+        model(images)
+        plain.features[1][0].weight.copy_(model.features[1][0].weight)
+        plain.head[-1].weight.copy_(model.head[-1].weight)
+    maps = [fastcam.relevance_cam(net, images, 1, "features.0", normalize=False) for net in (model, plain)]
+    torch.testing.assert_close(*maps, rtol=1e-9, atol=1e-12)

@@ -1,0 +1,23 @@
+"""The README's figures are those of the file that it names."""
+
+import json
+
+import pytest
+
+from bench.interleave import interleave
+from bench.tables import RESULTS, ROOT, cpu_tables, with_tables
+
+
+def test_the_readme_shows_what_the_results_hold() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    results = json.loads(RESULTS.read_text(encoding="utf-8"))
+    assert with_tables(readme, cpu_tables(results)) == readme
+
+
+def test_every_variant_runs_once_a_round_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(100))
+    monkeypatch.setattr("bench.interleave.time.perf_counter", lambda: float(next(clock)))
+    calls: list[str] = []
+    found = interleave({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=3, warmups=1)
+    assert calls == ["a", "b"] * 4
+    assert found["a"] == {"median": 1.0, "p20": 1.0, "p80": 1.0, "min": 1.0, "rounds": 3}
