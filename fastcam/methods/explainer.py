@@ -6,7 +6,6 @@ from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from fastcam import ops
 from fastcam.methods.activation import CAM
@@ -27,6 +26,7 @@ from fastcam.methods.relevance import RELEVANCE_CAM
 from fastcam.methods.scoring import SCORE_CAM
 from fastcam.network.cache import Output, network_for
 from fastcam.network.layers import LayerName, find_layers
+from fastcam.ops.maps import upsample
 
 METHODS: Mapping[str, Method] = {m.name: m for m in (CAM, GRAD_CAM, RELEVANCE_CAM, SCORE_CAM)}
 
@@ -113,7 +113,7 @@ class Explainer:
         size = resolve_size(s.size, images, activation.shape[2:])
         if s.normalize and s.normalize_at == "layer":
             small = ops.cam_map(activation, weights, list(activation.shape[2:]), self.method.relu, True)
-            return F.interpolate(small, size, mode="bilinear", align_corners=False)
+            return upsample(small, (size[0], size[1]))
         maps: Tensor = ops.cam_map(activation, weights, size, self.method.relu, s.normalize)
         return maps
 

@@ -2,7 +2,7 @@
 
 import operator
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -64,29 +64,24 @@ class Graph:
         """The number of classes."""
         return shape(self.logits)[1]
 
-    def ancestors(self, nodes: Iterable[fx.Node], *, stop: Iterable[fx.Node] = ()) -> set[fx.Node]:
-        """What `nodes` are computed from, themselves included, without looking behind `stop`."""
-        found: set[fx.Node] = set()
-        behind = set(stop)
-        waiting = list(nodes)
-        while waiting:
-            node = waiting.pop()
-            if node not in found:
-                found.add(node)
-                if node not in behind:
-                    waiting.extend(node.all_input_nodes)
-        return found
+    def ancestors(self, nodes: Iterable[fx.Node]) -> set[fx.Node]:
+        """What `nodes` are computed from, themselves included."""
+        return _closure(nodes, lambda node: node.all_input_nodes)
 
     def descendants(self, nodes: Iterable[fx.Node]) -> set[fx.Node]:
         """What is computed from `nodes`, themselves included."""
-        found: set[fx.Node] = set()
-        waiting = list(nodes)
-        while waiting:
-            node = waiting.pop()
-            if node not in found:
-                found.add(node)
-                waiting.extend(node.users)
-        return found
+        return _closure(nodes, lambda node: node.users)
+
+
+def _closure(nodes: Iterable[fx.Node], following: Callable[[fx.Node], Iterable[fx.Node]]) -> set[fx.Node]:
+    found: set[fx.Node] = set()
+    waiting = list(nodes)
+    while waiting:
+        node = waiting.pop()
+        if node not in found:
+            found.add(node)
+            waiting.extend(following(node))
+    return found
 
 
 def is_tensor(node: fx.Node) -> bool:
@@ -182,12 +177,7 @@ class _Builder:
         assert self.images is not None
         batch = self.images.meta["val"].shape[0]
         wanted = [logits, self.images, *(node for nodes in self.layers.values() for node in nodes)]
-        needed: set[fx.Node] = set()
-        while wanted:
-            node = wanted.pop()
-            if node not in needed:
-                needed.add(node)
-                wanted.extend(node.all_input_nodes)
+        needed = _closure(wanted, lambda node: node.all_input_nodes)
         for node in reversed(list(self.new.nodes)):
             if node not in needed:
                 self.new.erase_node(node)

@@ -41,11 +41,9 @@ class Step:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """Steps that make `outputs` from `feeds`."""
+    """Steps that make `outputs`."""
 
-    graph: Graph
     steps: tuple[Step, ...]
-    feeds: tuple[fx.Node, ...]
     outputs: tuple[fx.Node, ...]
 
 
@@ -65,7 +63,7 @@ def make_plan(graph: Graph, outputs: Iterable[fx.Node], *, feeds: Iterable[fx.No
         Step(node, units.get(node), _overwritten(node, units, {*wanted, *given}), tuple(released.get(node, ())))
         for node in ordered
     )
-    return Plan(graph, steps, given, wanted)
+    return Plan(steps, wanted)
 
 
 def run(plan: Plan, weights: Weights, feeds: Mapping[fx.Node, Tensor], *, leaves: Iterable[fx.Node] = ()) -> Values:
