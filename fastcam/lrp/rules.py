@@ -82,12 +82,12 @@ def layer(call: Call, values: Values) -> tuple[Tensor, Pullback]:
         g = unit.geometry
         geometry = (list(g.stride), list(g.padding), list(g.dilation), g.groups)
         y, gate = ops.relevance_conv(
-            x, affine.weight, affine.bias, positive, negative, *geometry, unit.activation_name, reciprocal
+            x, affine.weight, affine.bias, positive, negative, None, *geometry, unit.activation_name, reciprocal
         )
         size = list(x.shape[2:])
 
         def back(signal: Tensor) -> Any:
-            return ops.relevance_conv_backward(signal, gate, kept, positive, negative, size, *geometry)
+            return ops.relevance_conv_backward(signal, gate, kept, positive, negative, None, size, *geometry)
 
     def pullback(signal: Tensor) -> list[Signal]:
         g: Tensor = back(signal.flatten(0, 1))

@@ -2,7 +2,7 @@
 
 from fastcam.ops.cam_map import cam_map
 from fastcam.ops.masked_inputs import masked_inputs
-from fastcam.ops.relevance_conv import relevance_conv, relevance_conv_backward
+from fastcam.ops.relevance_conv import relevance_conv, relevance_conv_backward, relevance_conv_weights
 from fastcam.ops.relevance_linear import relevance_linear, relevance_linear_backward
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "masked_inputs",
     "relevance_conv",
     "relevance_conv_backward",
+    "relevance_conv_weights",
     "relevance_linear",
     "relevance_linear_backward",
 ]

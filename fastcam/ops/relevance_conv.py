@@ -11,6 +11,10 @@ is, for x >= 0, a backward pass with clamped weights and a gated signal:
 where a is the layer's final output, behind a folded batch norm and an activation (both pass R unchanged).
 For signed x the denominator is Z = conv(x+, W+) + conv(x-, W-) and
 G_x = [x > 0] conv_transpose(S, W+) + [x < 0] conv_transpose(S, W-).
+
+A residual addition right behind the batch norm belongs to the same step: with c = conv(x, W) + b and
+a = activation(c + residual), G_a passes to c and to the residual where a is not 0, hence Q = [a != 0] c / Z. On the way
+back the residual branch's own G is added to G_x.
 """
 
 import torch
@@ -27,6 +31,7 @@ def relevance_conv_reference(
     bias: Tensor | None,
     positive: Tensor,
     negative: Tensor | None,
+    residual: Tensor | None,
     stride: list[int],
     padding: list[int],
     dilation: list[int],
@@ -34,21 +39,39 @@ def relevance_conv_reference(
     activation: str,
     reciprocal: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Return a = activation(conv(x, W) + b) and the gate Q = a / Z (1 / Z if `reciprocal`).
+    """Return a = activation(conv(x, W) + b + residual) and its gate.
+
+    The gate is Q = a / Z (1 / Z if `reciprocal`), with a residual Q = [a != 0] (conv(x, W) + b) / Z.
 
     x: (N, C, H, W). weight: (K, C / groups, kh, kw), folded; positive, negative: W+ and W- of the layer's
-    own weight, of the same shape; negative is None where x >= 0 is known.
+    own weight, of the same shape; negative is None where x >= 0 is known. residual: like a, of the dtype of x;
+    activation "none" or "relu" then, and not `reciprocal`.
     The convolutions run in their weights' dtype. a has the dtype of x; Q is bfloat16 for 16-bit x.
     """
     geometry = (stride, padding, dilation, groups)
-    a = activate(F.conv2d(x.to(weight.dtype), weight, bias, *geometry), activation).to(x.dtype)
+    c = F.conv2d(x.to(weight.dtype), weight, bias, *geometry)
+    if residual is None:
+        a = c = activate(c, activation).to(x.dtype)
+    else:
+        check_residual(activation, reciprocal)
+        a = activate(c + residual, activation).to(x.dtype)
+        c = torch.where(a == 0, 0.0, c)
     operand = x.to(positive.dtype)
     if negative is None:
         z = F.conv2d(operand, positive, None, *geometry)
     else:
         z = F.conv2d(operand.clamp(min=0), positive, None, *geometry)
         z += F.conv2d(operand.clamp(max=0), negative, None, *geometry)
-    return a, gate(a, z, reciprocal=reciprocal, dtype=signal_dtype(x.dtype))
+    return a, gate(c, z, reciprocal=reciprocal, dtype=signal_dtype(x.dtype))
+
+
+def check_residual(activation: str, reciprocal: bool) -> None:
+    """Refuse what has no gate behind a residual addition."""
+    if activation not in ("none", "relu") or reciprocal:
+        raise ValueError(
+            f"residual: given with activation {activation!r} and reciprocal={reciprocal}; a residual takes activation "
+            "'none' or 'relu' and no reciprocal"
+        )
 
 
 def relevance_conv_backward_reference(
@@ -57,6 +80,7 @@ def relevance_conv_backward_reference(
     x: Tensor | None,
     positive: Tensor,
     negative: Tensor | None,
+    residual: Tensor | None,
     size: list[int],
     stride: list[int],
     padding: list[int],
@@ -66,15 +90,40 @@ def relevance_conv_backward_reference(
     """Return G_x (T N, C, H, W) for the signals of T targets per image.
 
     signal: (T N, K, h, w), G_a or R_a, the targets outermost. gate: (N, K, h, w), from the forward pass.
-    x: (N, C, H, W), needed with `negative` only. size: [H, W].
+    x: (N, C, H, W), needed with `negative` only. residual: (T N, C, H, W), added to G_x. size: [H, W].
     """
     operand = gated(signal, gate).to(positive.dtype)
     geometry = (size, stride, padding, dilation, groups)
     g = _adjoint(operand, positive, *geometry).to(gate.dtype)
-    if negative is None:
-        return g
-    assert x is not None
-    return split_by_sign(g, _adjoint(operand, negative, *geometry).to(gate.dtype), x)
+    if negative is not None:
+        assert x is not None
+        g = split_by_sign(g, _adjoint(operand, negative, *geometry).to(gate.dtype), x)
+    return g if residual is None else g.add_(residual)
+
+
+def relevance_conv_weights_reference(
+    signal: Tensor,
+    gate: Tensor,
+    x: Tensor,
+    positive: Tensor,
+    negative: Tensor | None,
+    residual: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+) -> Tensor:
+    """Return alpha_k = sum_xy x_k G_k (T N, C), the channel weights of relevance-cam, eq. 9, at the layer that made x.
+
+    Arguments as of `relevance_conv_backward_reference`. float32, or float64 where the gate is.
+    """
+    size = list(x.shape[2:])
+    g = relevance_conv_backward_reference(
+        signal, gate, x, positive, negative, residual, size, stride, padding, dilation, groups
+    )
+    number = torch.promote_types(gate.dtype, torch.float32)
+    relevance = g.view(-1, *x.shape).to(number) * x.to(number)
+    return relevance.sum(dim=(3, 4)).flatten(0, 1)
 
 
 def _adjoint(
@@ -128,6 +177,7 @@ def relevance_conv(
     bias: Tensor | None,
     positive: Tensor,
     negative: Tensor | None,
+    residual: Tensor | None,
     stride: list[int],
     padding: list[int],
     dilation: list[int],
@@ -137,7 +187,7 @@ def relevance_conv(
 ) -> tuple[Tensor, Tensor]:
     """The operator behind `relevance_conv_reference`."""
     return relevance_conv_reference(
-        x, weight, bias, positive, negative, stride, padding, dilation, groups, activation, reciprocal
+        x, weight, bias, positive, negative, residual, stride, padding, dilation, groups, activation, reciprocal
     )
 
 
@@ -148,6 +198,7 @@ def _(
     bias: Tensor | None,
     positive: Tensor,
     negative: Tensor | None,
+    residual: Tensor | None,
     stride: list[int],
     padding: list[int],
     dilation: list[int],
@@ -166,6 +217,7 @@ def relevance_conv_backward(
     x: Tensor | None,
     positive: Tensor,
     negative: Tensor | None,
+    residual: Tensor | None,
     size: list[int],
     stride: list[int],
     padding: list[int],
@@ -174,7 +226,7 @@ def relevance_conv_backward(
 ) -> Tensor:
     """The operator behind `relevance_conv_backward_reference`."""
     return relevance_conv_backward_reference(
-        signal, gate, x, positive, negative, size, stride, padding, dilation, groups
+        signal, gate, x, positive, negative, residual, size, stride, padding, dilation, groups
     )
 
 
@@ -185,6 +237,7 @@ def _(
     x: Tensor | None,
     positive: Tensor,
     negative: Tensor | None,
+    residual: Tensor | None,
     size: list[int],
     stride: list[int],
     padding: list[int],
@@ -192,5 +245,41 @@ def _(
     groups: int,
 ) -> Tensor:
     return relevance_conv_backward_reference(
-        signal, gate, x, positive, negative, size, stride, padding, dilation, groups
+        signal, gate, x, positive, negative, residual, size, stride, padding, dilation, groups
     )
+
+
+@torch.library.custom_op("fastcam::relevance_conv_weights", mutates_args=())
+def relevance_conv_weights(
+    signal: Tensor,
+    gate: Tensor,
+    x: Tensor,
+    positive: Tensor,
+    negative: Tensor | None,
+    residual: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+) -> Tensor:
+    """The operator behind `relevance_conv_weights_reference`."""
+    return relevance_conv_weights_reference(
+        signal, gate, x, positive, negative, residual, stride, padding, dilation, groups
+    )
+
+
+@relevance_conv_weights.register_fake
+def _(
+    signal: Tensor,
+    gate: Tensor,
+    x: Tensor,
+    positive: Tensor,
+    negative: Tensor | None,
+    residual: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+) -> Tensor:
+    number = torch.promote_types(gate.dtype, torch.float32)
+    return signal.new_empty((signal.shape[0], x.shape[1]), dtype=number)

@@ -1,6 +1,6 @@
 """Compile planned launches for chips that are not here, and read what the compiler made of them.
 
-    python -m fastcam_kernels.aot
+    python -m fastcam_kernels.aot [OPERATOR...]
 
 prints one line per shipped configuration and chip; bench/results/aot-triton-VERSION.txt keeps that table, so
 that a change of the kernels or of Triton shows as a difference. The launches come from the operators' own
@@ -11,10 +11,12 @@ the same arguments specialised in the same way (integers equal to one; integers 
 import os
 import re
 import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +26,13 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from fastcam_kernels import cam_map
 from fastcam_kernels.launch import Launch
 
 TARGETS = {
     name: GPUTarget("cuda", capability, 32) for name, capability in {"sm_80": 80, "sm_90": 90, "sm_100": 100}.items()
 }
+# Modules of this package, each with a function `shipped`.
+OPERATORS = ("cam_map",)
 # Bytes of shared memory that one block may have (CUDA C++ programming guide, technical specifications).
 SHARED_LIMIT = {"sm_80": 163 * 1024, "sm_90": 227 * 1024, "sm_100": 227 * 1024}
 
@@ -100,7 +103,7 @@ def intermediate(launch: Launch, target: str) -> str:
 
 
 def _compile(launch: Launch, target: str) -> Any:
-    options = {"num_warps": launch.num_warps, **launch.options}
+    options = {"num_warps": launch.num_warps, "num_stages": launch.num_stages, **launch.options}
     return triton.compile(_source(launch), target=TARGETS[target], options=options)
 
 
@@ -157,9 +160,10 @@ def _read(compiled: Any) -> Compiled:
     )
 
 
-def shipped() -> Iterator[tuple[str, Launch]]:
-    """Yield every configuration that ships, of all operators, as (name, launch)."""
-    yield from cam_map.shipped()
+def shipped(operators: Sequence[str] = OPERATORS) -> Iterator[tuple[str, Launch]]:
+    """Yield every configuration that ships, of the operators named, as (name, launch)."""
+    for operator in operators:
+        yield from import_module(f"fastcam_kernels.{operator}").shipped()
 
 
 def row(name: str, target: str, code: Compiled) -> str:
@@ -171,10 +175,10 @@ def row(name: str, target: str, code: Compiled) -> str:
 
 
 def main() -> None:
-    """Print the table: one line per configuration and chip."""
+    """Print the table: one line per configuration and chip, of all operators or of those named."""
     print(f"triton {triton.__version__}, fp fusion on; spills: LDL and STL; loads, stores: of global memory")
     print(f"{'configuration':62} chip    regs stack shared spills loads of 128 bit stores of 128 bit")
-    for name, launch in shipped():
+    for name, launch in shipped(sys.argv[1:] or OPERATORS):
         for target in TARGETS:
             print(row(name, target, compile_launch(launch, target)), flush=True)
 

@@ -15,13 +15,17 @@ from triton.runtime.jit import JITFunction
 
 @dataclass(frozen=True)
 class Launch:
-    """One launch of one kernel on `programs` programs."""
+    """One launch of one kernel on `programs` programs.
+
+    num_stages: how many steps of its loops' loads the compiler may have under way at once.
+    """
 
     kernel: Any
     programs: int
     arguments: Mapping[str, Tensor | int]
     constants: Mapping[str, int | float | bool]
     num_warps: int
+    num_stages: int = 3
     # Set explicitly: triton's default changes between versions, and with it the last bit of every sum.
     options: Mapping[str, bool] = field(default_factory=lambda: {"enable_fp_fusion": True})
 
@@ -31,6 +35,7 @@ class Launch:
         if self.programs == 0:
             return
         keywords = {**self.arguments, **self.constants, **self.options, "num_warps": self.num_warps}
+        keywords["num_stages"] = self.num_stages
         if device.type == "cuda":
             with torch.cuda.device(device):
                 self.kernel[(self.programs,)](**keywords)

@@ -79,9 +79,9 @@ def test_equals_the_contributions(case: str, signed: bool, reciprocal: bool, tar
     dense = matrix(weight, size, geometry).flatten(3).flatten(0, 2)
 
     # At least as sharp as their names: the operators, not the references, are what the engine calls.
-    a, q = ops.relevance_conv(x, folded, bias, positive, negative, *geometry.arguments(), "relu", reciprocal)
+    a, q = ops.relevance_conv(x, folded, bias, positive, negative, None, *geometry.arguments(), "relu", reciprocal)
     g = ops.relevance_conv_backward(
-        signal, q, x if signed else None, positive, negative, list(size), *geometry.arguments()
+        signal, q, x if signed else None, positive, negative, None, list(size), *geometry.arguments()
     )
 
     z = denominators(x.flatten(1), dense)
@@ -101,9 +101,11 @@ def test_where_the_input_is_zero(signed: bool) -> None:
     """x >= 0: G is what a positive x would get. Signed x: neither sign's weights apply, so 0."""
     x, weight, folded, bias, signal, geometry = problem("3x3", signed)
     positive, negative = halves(weight, signed)
-    _, q = ops.relevance_conv(x, folded, bias, positive, negative, *geometry.arguments(), "none", False)
+    _, q = ops.relevance_conv(x, folded, bias, positive, negative, None, *geometry.arguments(), "none", False)
     size = [x.shape[2], x.shape[3]]
-    g = ops.relevance_conv_backward(signal, q, x if signed else None, positive, negative, size, *geometry.arguments())
+    g = ops.relevance_conv_backward(
+        signal, q, x if signed else None, positive, negative, None, size, *geometry.arguments()
+    )
     zeros = x == 0
     assert zeros.any()
     if signed:
@@ -119,7 +121,7 @@ def test_activations(activation: str) -> None:
     x, weight, folded, bias, _, geometry = problem("3x3", signed=False)
     folded = 4 * folded  # past relu6's and hardswish's bends
     a, q = reference.relevance_conv(
-        x, folded, bias, weight.clamp(min=0), None, *geometry.arguments(), activation, False
+        x, folded, bias, weight.clamp(min=0), None, None, *geometry.arguments(), activation, False
     )
     y = F.conv2d(x, folded, bias, padding=1)
     expected = {
@@ -136,6 +138,47 @@ def test_activations(activation: str) -> None:
     torch.testing.assert_close(q, torch.where(z == 0, 0.0, expected / z), rtol=1e-10, atol=1e-12)
 
 
+@SIGNS
+@pytest.mark.parametrize("activation", ["none", "relu"])
+@pytest.mark.parametrize("case", ["1x1-stride-2", "3x3"])
+def test_a_residual_addition_shares_relevance(case: str, activation: str, signed: bool) -> None:
+    """a = activation(c + r): R_c = c / (c + r) R_a where a is not 0, then as without; R_r is the rest."""
+    x, weight, folded, bias, signal, geometry = problem(case, signed, targets=2)
+    positive, negative = halves(weight, signed)
+    size = (x.shape[2], x.shape[3])
+    dense = matrix(weight, size, geometry).flatten(3).flatten(0, 2)
+    c = F.conv2d(x, folded, bias, *geometry.arguments())
+    residual = draw(*c.shape, seed=7)
+    residual[:, 1] = -c[:, 1]  # sums of exactly 0
+
+    forward = (x, folded, bias, positive, negative, residual, *geometry.arguments())
+    a, q = ops.relevance_conv(*forward, activation, False)
+    added = draw(4, *x.shape[1:], seed=8)
+    back = (signal, q, x if signed else None, positive, negative)
+    plain = ops.relevance_conv_backward(*back, None, list(size), *geometry.arguments())
+    g = ops.relevance_conv_backward(*back, added, list(size), *geometry.arguments())
+
+    expected = c + residual if activation == "none" else (c + residual).clamp(min=0)
+    torch.testing.assert_close(a, expected, rtol=1e-12, atol=1e-12)
+    relevance_of_c = torch.where(expected == 0, 0.0, c).flatten(1) * signal.view(2, 2, -1)
+    found = (plain.view(2, *x.shape) * x).flatten(2)
+    torch.testing.assert_close(found, relevance(x.flatten(1), dense, relevance_of_c), rtol=1e-9, atol=1e-10)
+    torch.testing.assert_close(g, plain + added, rtol=1e-12, atol=1e-12)
+
+    weights = ops.relevance_conv_weights(signal, q, x, positive, negative, added, *geometry.arguments())
+    by_hand = (g.view(2, *x.shape) * x).sum(dim=(3, 4)).flatten(0, 1)
+    torch.testing.assert_close(weights, by_hand, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("activation", "reciprocal"), [("relu6", False), ("relu", True)], ids=str)
+def test_a_residual_without_a_gate_is_refused(activation: str, reciprocal: bool) -> None:
+    x, weight, folded, bias, _, geometry = problem("3x3", signed=False)
+    with pytest.raises(ValueError, match="a residual takes activation 'none' or 'relu' and no reciprocal"):
+        ops.relevance_conv(
+            x, folded, bias, weight, None, torch.zeros(2, 4, 6, 5), *geometry.arguments(), activation, reciprocal
+        )
+
+
 def test_unknown_activations_are_refused() -> None:
     with pytest.raises(ValueError, match=r"activation: 'gelu' given, one of 'none', 'relu'.* is valid"):
         activate(torch.ones(1), "gelu")
@@ -144,11 +187,11 @@ def test_unknown_activations_are_refused() -> None:
 def test_one_images_targets_do_not_reach_another() -> None:
     x, weight, folded, bias, signal, geometry = problem("3x3", signed=True, targets=2)
     positive, negative = halves(weight, signed=True)
-    _, q = ops.relevance_conv(x, folded, bias, positive, negative, *geometry.arguments(), "none", False)
+    _, q = ops.relevance_conv(x, folded, bias, positive, negative, None, *geometry.arguments(), "none", False)
 
     def back(s: Tensor) -> Tensor:
         size = [x.shape[2], x.shape[3]]
-        return ops.relevance_conv_backward(s, q, x, positive, negative, size, *geometry.arguments())
+        return ops.relevance_conv_backward(s, q, x, positive, negative, None, size, *geometry.arguments())
 
     one_target_of_one_image = torch.zeros_like(signal)
     one_target_of_one_image[2] = signal[2]  # target 1 of image 0
@@ -198,20 +241,20 @@ def test_dtypes(case: str, dtype: torch.dtype, signed: bool) -> None:
     size = [x.shape[2], x.shape[3]]
     back = (size, *geometry.arguments())
 
-    a, q = ops.relevance_conv(x, folded, bias, positive, negative, *geometry.arguments(), "relu", False)
-    g = ops.relevance_conv_backward(signal, q, x if signed else None, positive, negative, *back)
+    a, q = ops.relevance_conv(x, folded, bias, positive, negative, None, *geometry.arguments(), "relu", False)
+    g = ops.relevance_conv_backward(signal, q, x if signed else None, positive, negative, None, *back)
     assert (a.dtype, q.dtype, g.dtype) == (dtype, signals, signals)
 
     def double(t: Tensor | None) -> Tensor | None:
         return None if t is None else t.double()
 
     wide = [double(t) for t in (x, folded, bias, positive, negative)]
-    a64, q64 = reference.relevance_conv(*wide, *geometry.arguments(), "relu", False)
+    a64, q64 = reference.relevance_conv(*wide, None, *geometry.arguments(), "relu", False)
     tolerance = 2 * torch.finfo(dtype).eps
     assert (a.double() - a64).abs().max() <= tolerance * a64.abs().max()
     # From the gate as it is: quotients by small denominators would hide the rest.
     g64 = reference.relevance_conv_backward(
-        signal.double(), q.double(), double(x) if signed else None, wide[3], wide[4], *back
+        signal.double(), q.double(), double(x) if signed else None, wide[3], wide[4], None, *back
     )
     tolerance = 8 * torch.finfo(signals).eps
     assert (g.double() - g64).abs().max() <= tolerance * g64.abs().max()
@@ -233,12 +276,14 @@ def test_opcheck(case: str, signed: bool, layout: torch.memory_format, dtype: to
     geometry = tensors[5]
     x = x.contiguous(memory_format=layout)
     positive, negative = halves(weight, signed)
-    forward = (x, folded, bias, positive, negative, *geometry.arguments(), "relu", False)
+    forward = (x, folded, bias, positive, negative, None, *geometry.arguments(), "relu", False)
     torch.library.opcheck(torch.ops.fastcam.relevance_conv.default, forward)
     _, q = ops.relevance_conv(*forward)
     size = [x.shape[2], x.shape[3]]
-    backward = (signal, q, x if signed else None, positive, negative, size, *geometry.arguments())
+    backward = (signal, q, x if signed else None, positive, negative, None, size, *geometry.arguments())
     torch.library.opcheck(torch.ops.fastcam.relevance_conv_backward.default, backward)
+    weights = (signal, q, x, positive, negative, None, *geometry.arguments())
+    torch.library.opcheck(torch.ops.fastcam.relevance_conv_weights.default, weights)
 
 
 @st.composite
@@ -265,6 +310,8 @@ def test_the_way_back_is_the_adjoint(
     x = draw(2, inputs, *image, seed=seed + 1)
     y = F.conv2d(x, positive, None, *geometry.arguments())
     s = draw(*y.shape, seed=seed + 2)
-    back = ops.relevance_conv_backward(s, torch.ones_like(s), None, positive, None, list(image), *geometry.arguments())
+    back = ops.relevance_conv_backward(
+        s, torch.ones_like(s), None, positive, None, None, list(image), *geometry.arguments()
+    )
     assert back.shape == x.shape
     torch.testing.assert_close((x * back).sum(), (y * s).sum(), rtol=1e-10, atol=1e-9)
