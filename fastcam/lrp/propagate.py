@@ -9,7 +9,7 @@ from torch import Tensor, fx
 
 from fastcam.lrp.rules import Call, Form, Pullback, Rule, Signal, rule_for
 from fastcam.network.network import Network
-from fastcam.network.plan import Plan, Values, evaluate
+from fastcam.network.plan import Plan, Values, evaluate, make_plan
 from fastcam.network.precision import matrix_precision
 
 Seed = Callable[[Tensor], Tensor]
@@ -41,9 +41,9 @@ def find_route(network: Network, layers: Sequence[fx.Node]) -> Route:
     Raises ValueError where an operation on the way has no rule, or where relevance never reaches a layer.
     """
     graph = network.graph
-    plan = network.plan((graph.logits, *layers))
     downstream = graph.descendants(layers)
     behind = set().union(*(graph.descendants([layer]) - {layer} for layer in layers))
+    plan = make_plan(graph, (graph.logits, *layers), apart=behind)
     rules: dict[fx.Node, Rule] = {}
     receivers: dict[fx.Node, tuple[fx.Node, ...]] = {}
     form = {graph.logits: Form.R}
@@ -52,7 +52,7 @@ def find_route(network: Network, layers: Sequence[fx.Node]) -> Route:
         if node not in form or node not in behind:
             continue
         rules[node] = rule_for(step, graph)
-        receivers[node] = tuple(s for s in rules[node].receivers(node, graph) if s in downstream)
+        receivers[node] = tuple(s for s in rules[node].receivers(step, graph) if s in downstream)
         for source in receivers[node]:
             if form.get(source) is not Form.R:
                 form[source] = rules[node].sends(form[node])

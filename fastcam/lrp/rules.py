@@ -55,7 +55,7 @@ class Call:
 class Rule:
     """A rule: which operands receive relevance, in which form, and the propagation itself."""
 
-    receivers: Callable[[fx.Node, Graph], tuple[fx.Node, ...]]
+    receivers: Callable[[Step, Graph], tuple[fx.Node, ...]]
     sends: Callable[[Form], Form]
     forward: Callable[[Call, Values], tuple[Any, Pullback]]
 
@@ -188,29 +188,26 @@ def rule_for(step: Step, graph: Graph) -> Rule:
     return rule
 
 
-def _unit_input(node: fx.Node, graph: Graph) -> tuple[fx.Node, ...]:
-    """The input of the layer at the head of a unit."""
-    first: Any = node
-    while first.target not in (aten.conv2d.default, aten.linear.default):
-        first = first.args[0]
-    return (first.args[0],)
+def _unit_input(step: Step, graph: Graph) -> tuple[fx.Node, ...]:
+    assert step.unit is not None
+    return (step.unit.input,)
 
 
-def _tensors(node: fx.Node, graph: Graph) -> tuple[fx.Node, ...]:
-    sources = [source for source in node.all_input_nodes if source not in graph.weights and is_tensor(source)]
+def _tensors(step: Step, graph: Graph) -> tuple[fx.Node, ...]:
+    sources = [source for source in step.node.all_input_nodes if source not in graph.weights and is_tensor(source)]
     return tuple(sources)
 
 
-def _first(node: fx.Node, graph: Graph) -> tuple[fx.Node, ...]:
-    return _tensors(node, graph)[:1]
+def _first(step: Step, graph: Graph) -> tuple[fx.Node, ...]:
+    return _tensors(step, graph)[:1]
 
 
-def _not_the_gate(node: fx.Node, graph: Graph) -> tuple[fx.Node, ...]:
+def _not_the_gate(step: Step, graph: Graph) -> tuple[fx.Node, ...]:
     """The operand of a product that is no gate.
 
     A gate is a constant, an operand that is broadcast over the other, or a sigmoid or hardsigmoid.
     """
-    tensors = _tensors(node, graph)
+    node, tensors = step.node, _tensors(step, graph)
     if node.target is aten.div.Tensor and node.args[0] not in tensors[:1]:
         tensors = ()
     if len(tensors) == 2 and node.target is aten.mul.Tensor:

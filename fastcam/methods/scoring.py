@@ -14,7 +14,7 @@ from fastcam.network.network import Network
 
 # Masked images per forward pass. On a CPU few: activations beyond 32 MB are given back to the system after every
 # use, and each new page costs as much as the arithmetic. Elsewhere enough to fill the device.
-_BATCH = {"cpu": 4, "cuda": 128}
+_BATCH = {"cpu": 6, "cuda": 128}
 
 
 def _score_cam(

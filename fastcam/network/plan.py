@@ -1,6 +1,6 @@
 """Running a part of a graph: which steps in which order, what may be overwritten, what can be let go."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from fastcam.network.graph import Graph, aten, shape
 from fastcam.network.units import Unit, find_units
 from fastcam.network.weights import Weights
 from fastcam.ops.activation import activate
+from fastcam.ops.convolution import convolution
 
 _IN_PLACE: dict[Any, Callable[..., Tensor]] = {
     aten.relu.default: aten.relu_.default,
@@ -47,11 +48,20 @@ class Plan:
     outputs: tuple[fx.Node, ...]
 
 
-def make_plan(graph: Graph, outputs: Iterable[fx.Node], *, feeds: Iterable[fx.Node] | None = None) -> Plan:
-    """Plan the computation of `outputs` from `feeds` (the images unless given)."""
+def make_plan(
+    graph: Graph,
+    outputs: Iterable[fx.Node],
+    *,
+    feeds: Iterable[fx.Node] | None = None,
+    apart: Collection[fx.Node] = (),
+) -> Plan:
+    """Plan the computation of `outputs` from `feeds` (the images unless given).
+
+    apart: additions that are steps of their own.
+    """
     wanted = tuple(dict.fromkeys(outputs))
     given = (graph.images,) if feeds is None else tuple(feeds)
-    units = find_units(graph, keep=(*wanted, *given))
+    units = find_units(graph, keep=(*wanted, *given), apart=apart)
     reads = _reads(graph, wanted, given, units)
     ordered = [node for node in graph.nodes if node in reads and node not in given and node not in graph.weights]
     last_reader = {source: node for node in ordered for source in reads[node]}
@@ -88,7 +98,7 @@ def run(plan: Plan, weights: Weights, feeds: Mapping[fx.Node, Tensor], *, leaves
 def evaluate(step: Step, values: Values, weights: Weights) -> Any:
     """Compute one step's value."""
     if step.unit is not None:
-        return convolve(step.unit, values[step.unit.input], weights)
+        return compute(step.unit, values, weights)
     node, names = step.node, weights.graph.weights
 
     def operand(source: fx.Node) -> Any:
@@ -104,16 +114,17 @@ def evaluate(step: Step, values: Values, weights: Weights) -> Any:
     return function(*args, **kwargs)
 
 
-def convolve(unit: Unit, x: Tensor, weights: Weights) -> Tensor:
-    """activation(conv(x, W') + b'), computed in the weights' dtype and rounded once to that of x."""
-    affine = weights.affine(unit)
+def compute(unit: Unit, values: Values, weights: Weights) -> Tensor:
+    """activation(layer(x, W') + b' + residual), computed in the weights' dtype and rounded once to that of x."""
+    affine, x = weights.affine(unit), values[unit.input]
     operand = x.to(affine.weight.dtype)
     if unit.geometry is None:
-        y = F.linear(operand, affine.weight, affine.bias)
-    else:
-        g = unit.geometry
-        y = F.conv2d(operand, affine.weight, affine.bias, g.stride, g.padding, g.dilation, g.groups)
-    return activate(y, unit.activation_name).to(x.dtype)
+        return activate(F.linear(operand, affine.weight, affine.bias), unit.activation_name).to(x.dtype)
+    g = unit.geometry
+    geometry = (list(g.stride), list(g.padding), list(g.dilation), g.groups)
+    residual = None if unit.residual is None else values[unit.residual].to(affine.weight.dtype)
+    y = convolution(operand, affine.weight, affine.bias, residual, *geometry, unit.activation_name)
+    return y.to(x.dtype)
 
 
 def _reads(
@@ -129,7 +140,7 @@ def _reads(
         if node in given or node in graph.weights:
             found[node] = []
         else:
-            found[node] = [units[node].input] if node in units else list(node.all_input_nodes)
+            found[node] = list(units[node].reads if node in units else node.all_input_nodes)
         waiting.extend(found[node])
     return found
 

@@ -1,7 +1,10 @@
-"""Units: a convolution or linear layer with the batch norm and the activation behind it, run as one."""
+"""Units: a convolution or linear layer with what stands around it, run as one.
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+In front of a convolution its zero padding; behind a layer its batch norm, a residual addition, an activation.
+"""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import fx
@@ -18,36 +21,52 @@ _ACTIVATIONS: dict[Any, str] = {
 
 @dataclass(frozen=True)
 class Geometry:
-    """How a convolution moves over its input."""
+    """How a convolution moves over its input.
+
+    shift: rows and columns by which the kernel starts before its own first weight. An operation that pads more at
+        the end than at the start (TensorFlow's "same" padding) is one that pads both sides alike, with a kernel
+        that has zeros in front.
+    """
 
     stride: tuple[int, int]
     padding: tuple[int, int]
     dilation: tuple[int, int]
     groups: int
+    shift: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True, eq=False)
 class Unit:
-    """Node `layer` (a conv2d or a linear), then `norm`, then `activation`; the last of them is `output`.
+    """Node `layer` (a conv2d or a linear), then `norm`, `addition`, `activation`; the last of them is `output`.
 
     Inside a unit every tensor has one reader, so the batch norm can be folded into the weights and the
     activation applied in place.
     """
 
+    input: fx.Node
     layer: fx.Node
     norm: fx.Node | None
+    addition: fx.Node | None
     activation: fx.Node | None
     geometry: Geometry | None
 
     @property
     def output(self) -> fx.Node:
         """The node whose value the unit makes."""
-        return self.activation or self.norm or self.layer
+        return self.activation or self.addition or self.norm or self.layer
 
     @property
-    def input(self) -> fx.Node:
-        """The node that the unit reads."""
-        return _node(self.layer.args[0])
+    def residual(self) -> fx.Node | None:
+        """What is added to the layer's result: the addition's other operand."""
+        if self.addition is None:
+            return None
+        first, second = map(_node, self.addition.args[:2])
+        return second if first is (self.norm or self.layer) else first
+
+    @property
+    def reads(self) -> tuple[fx.Node, ...]:
+        """The nodes whose values the unit is made from."""
+        return (self.input,) if self.residual is None else (self.input, self.residual)
 
     @property
     def weight(self) -> fx.Node:
@@ -66,13 +85,18 @@ class Unit:
         return "none" if self.activation is None else _activation(self.activation) or "none"
 
 
-def find_units(graph: Graph, keep: Iterable[fx.Node] = ()) -> dict[fx.Node, Unit]:
-    """All units of a graph by their output node, such that every node in `keep` is still computed."""
+def find_units(graph: Graph, keep: Iterable[fx.Node] = (), apart: Collection[fx.Node] = ()) -> dict[fx.Node, Unit]:
+    """All units of a graph by their output node, such that every node in `keep` is still computed.
+
+    apart: nodes at which nothing is added inside a unit: relevance splits at an addition.
+    """
     kept = {*keep, graph.logits}
-    units = {}
+    grown = (_grow(node, graph, kept) for node in graph.nodes if is_layer(node, graph))
+    units = {unit.output: unit for unit in grown}
     for node in graph.nodes:
-        if is_layer(node, graph):
-            unit = _grow(node, graph, kept)
+        unit = _with_residual(node, units, kept) if node not in apart else None
+        if unit is not None:
+            del units[unit.norm or unit.layer]
             units[unit.output] = unit
     return units
 
@@ -102,7 +126,64 @@ def _grow(layer: fx.Node, graph: Graph, kept: set[fx.Node]) -> Unit:
     activation = _sole_reader(norm or layer, kept)
     if activation is None or _activation(activation) is None:
         activation = None
-    return Unit(layer, norm, activation, _geometry(layer) if layer.target is aten.conv2d.default else None)
+    source = _node(layer.args[0])
+    if layer.target is not aten.conv2d.default:
+        return Unit(source, layer, norm, None, activation, None)
+    geometry = _geometry(layer)
+    padded = _absorb_padding(source, geometry, layer, kept)
+    if padded is not None:
+        source, geometry = _node(source.args[0]), padded
+    return Unit(source, layer, norm, None, activation, geometry)
+
+
+def _absorb_padding(pad: fx.Node, geometry: Geometry, conv: fx.Node, kept: set[fx.Node]) -> Geometry | None:
+    """The geometry with a zero padding of height and width in front of it built in; None where that does not pay."""
+    if pad.target is not aten.pad.default or _sole_reader(pad, kept) is not conv:
+        return None
+    settings: list[Any] = [*pad.args[1:4], *["constant", None][len(pad.args) - 2 :]]
+    sizes, mode, value = settings
+    sides = [int(str(size)) for size in sizes] if isinstance(sizes, list | tuple) else []
+    if len(sides) != 4 or min(sides) < 0 or mode != "constant" or value not in (None, 0, 0.0):
+        return None
+    left, right, top, bottom = sides
+    shift = (bottom - top, right - left)
+    kernel = shape(_node(conv.args[1]))
+    # A longer kernel costs a depthwise convolution little: it is bound by memory.
+    if min(shift) < 0 or (any(shift) and (kernel[1] != 1 or geometry.dilation != (1, 1))):
+        return None
+    height, width = geometry.padding
+    built_in = replace(geometry, padding=(height + bottom, width + right), shift=shift)
+    # The last window must end where it did: a longer kernel may leave no room for it, or a wider padding for one more.
+    before = shape(_node(pad.args[0]))[2:]
+    after = [
+        (size + 2 * padding - (extent + more)) // stride + 1
+        for size, padding, extent, more, stride in zip(
+            before, built_in.padding, kernel[2:], shift, geometry.stride, strict=True
+        )
+    ]
+    return built_in if not any(shift) or tuple(after) == shape(conv)[2:] else None
+
+
+def _with_residual(addition: fx.Node, units: dict[fx.Node, Unit], kept: set[fx.Node]) -> Unit | None:
+    """The unit of a convolution grown over the addition behind it, with the ReLU behind that."""
+    if addition.target is not aten.add.Tensor or addition.kwargs or len(addition.args) != 2:
+        return None
+    first, second = addition.args
+    if not (isinstance(first, fx.Node) and isinstance(second, fx.Node)) or first is second:
+        return None
+    if any(shape(operand) != shape(addition) for operand in (first, second)):
+        return None
+    if first.meta["val"].dtype != second.meta["val"].dtype:
+        return None
+    for operand in (first, second):
+        unit = units.get(operand)
+        if unit is None or unit.geometry is None or unit.activation is not None:
+            continue
+        if _sole_reader(operand, kept) is addition:
+            reader = _sole_reader(addition, kept)
+            relu = reader if reader is not None and reader.target is aten.relu.default else None
+            return replace(unit, addition=addition, activation=relu)
+    return None
 
 
 def _sole_reader(node: fx.Node, kept: set[fx.Node]) -> fx.Node | None:

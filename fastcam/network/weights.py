@@ -6,6 +6,7 @@ from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, fx
+from torch.nn import functional as F
 
 from fastcam.network.graph import Graph, aten
 from fastcam.network.precision import Precision
@@ -62,19 +63,23 @@ class Weights:
             # Rounded to the forward dtype even where the arithmetic is wider: 16-bit weights are 16-bit.
             dtype, compute = self.precision.forward, self.precision.compute
             return Affine(
-                self._laid_out(weight.to(dtype).to(compute)),
+                self._laid_out(_shifted(weight.to(dtype).to(compute), unit)),
                 None if bias is None else bias.to(dtype).to(compute),
             )
 
-        return self._once((unit.weight, unit.bias, unit.norm, "affine"), make)
+        return self._once((unit.weight, unit.bias, unit.norm, _shift(unit), "affine"), make)
 
     def positive(self, unit: Unit) -> Tensor:
         """W+ = max(W, 0) of the layer's own weight, unfolded: folding would mix up signs where gamma < 0."""
-        return self._once((unit.weight, "positive"), lambda: self._signal(self._raw(unit.weight).clamp(min=0)))
+        return self._once(
+            (unit.weight, _shift(unit), "positive"), lambda: self._signal(self._raw(unit.weight).clamp(min=0), unit)
+        )
 
     def negative(self, unit: Unit) -> Tensor:
         """W- = min(W, 0) of the layer's own weight."""
-        return self._once((unit.weight, "negative"), lambda: self._signal(self._raw(unit.weight).clamp(max=0)))
+        return self._once(
+            (unit.weight, _shift(unit), "negative"), lambda: self._signal(self._raw(unit.weight).clamp(max=0), unit)
+        )
 
     def _fold(self, norm: fx.Node, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
         _, gamma, beta, mean, variance, _, _, eps, *_ = norm.args
@@ -86,11 +91,11 @@ class Weights:
     def _double(self, node: object, absent: Tensor) -> Tensor:
         return self._raw(node).double() if isinstance(node, fx.Node) else absent
 
-    def _signal(self, weight: Tensor) -> Tensor:
+    def _signal(self, weight: Tensor, unit: Unit) -> Tensor:
         dtype = self.precision.signal
         if weight.dim() != 4:
             return weight.to(torch.promote_types(dtype, torch.float32)).contiguous()
-        return self._laid_out(weight.to(dtype).to(self.precision.compute_signal))
+        return self._laid_out(_shifted(weight.to(dtype).to(self.precision.compute_signal), unit))
 
     def _laid_out(self, weight: Tensor) -> Tensor:
         if weight.dim() != 4:
@@ -108,3 +113,13 @@ class Weights:
         if key not in self._made:
             self._made[key] = make()
         return cast("T", self._made[key])
+
+
+def _shift(unit: Unit) -> tuple[int, int]:
+    return (0, 0) if unit.geometry is None else unit.geometry.shift
+
+
+def _shifted(weight: Tensor, unit: Unit) -> Tensor:
+    """A kernel with the zeros in front that its unit's geometry asks for."""
+    rows, columns = _shift(unit)
+    return F.pad(weight, (columns, 0, rows, 0)) if rows or columns else weight

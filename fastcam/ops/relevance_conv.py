@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastcam.ops.activation import activate
+from fastcam.ops.convolution import convolution
 from fastcam.ops.gate import gate, signal_dtype
 
 
@@ -49,11 +50,11 @@ def relevance_conv_reference(
     The convolutions run in their weights' dtype. a has the dtype of x; Q is bfloat16 for 16-bit x.
     """
     geometry = (stride, padding, dilation, groups)
-    c = F.conv2d(x.to(weight.dtype), weight, bias, *geometry)
     if residual is None:
-        a = c = activate(c, activation).to(x.dtype)
+        a = c = convolution(x.to(weight.dtype), weight, bias, None, *geometry, activation).to(x.dtype)
     else:
         check_residual(activation, reciprocal)
+        c = convolution(x.to(weight.dtype), weight, bias, None, *geometry, "none")
         a = activate(c + residual, activation).to(x.dtype)
         c = torch.where(a == 0, 0.0, c)
     operand = x.to(positive.dtype)

@@ -4,12 +4,14 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
 
+import fastcam
 from fastcam.network.cache import network_for
 from fastcam.network.network import Network
-from fastcam.network.plan import run
-from fastcam.network.units import find_units
+from fastcam.network.plan import make_plan, run
+from fastcam.network.units import Unit, find_units
 
 
 class Block(nn.Module):
@@ -57,10 +59,91 @@ def network(model: nn.Module, images: Tensor) -> Network:
     return network_for(model, images)
 
 
-def test_units_take_batch_norm_and_activation(network: Network) -> None:
-    units = find_units(network.graph).values()
-    made = [(unit.norm is not None, unit.activation_name) for unit in units]
-    assert made == [(False, "relu"), (True, "relu"), (True, "none"), (True, "relu"), (True, "none"), (False, "none")]
+def parts(units: dict[fx.Node, Unit]) -> list[tuple[str, bool, bool, str]]:
+    """For each unit its layer, whether it has a norm and a residual, its activation; in the order of the graph."""
+    found = [(u.layer.name, u.norm is not None, u.residual is not None, u.activation_name) for u in units.values()]
+    return sorted(found)
+
+
+def test_units_take_batch_norm_residual_and_activation(network: Network) -> None:
+    conv, relu, conv_relu = ("conv2d", False, False, "relu"), (True, False, "relu"), (True, True, "relu")
+    assert parts(find_units(network.graph)) == [
+        conv,
+        ("conv2d_1", *relu),
+        ("conv2d_2", *conv_relu),
+        ("conv2d_3", *relu),
+        ("conv2d_4", *conv_relu),
+        ("linear", False, False, "none"),
+    ]
+
+
+def test_where_relevance_splits_an_addition_stands_apart(network: Network) -> None:
+    apart = [node for node in network.graph.nodes if node.name == "add_1"]
+    assert len(apart) == 1
+    residuals = {layer: (residual, name) for layer, _, residual, name in parts(find_units(network.graph, apart=apart))}
+    assert residuals["conv2d_2"] == (True, "relu")
+    assert residuals["conv2d_4"] == (False, "none")
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["x-last", "x-first"])
+def test_a_residual_is_the_operand_that_the_convolution_did_not_make(images: Tensor, first: bool) -> None:
+    class Add(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 1)
+            self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.a(x)
+            # Both operands are convolutions, one of them read twice: the addition belongs to the other.
+            z = self.b(y)
+            return self.head(y + z if first else z + y)
+
+    model = Add().double().eval()
+    network = network_for(model, images)
+    (unit,) = (unit for unit in find_units(network.graph).values() if unit.residual is not None)
+    assert unit.layer.name == "conv2d_1"
+    with torch.no_grad():
+        torch.testing.assert_close(network.forward(images)[0], model(images), rtol=1e-12, atol=1e-12)
+
+
+PADS = {
+    # (left, right, top, bottom), kernel, stride, groups, image: whether the unit reads what the padding reads
+    "symmetric": ((1, 1, 2, 2), 3, 1, 1, (8, 9), True),
+    "symmetric-dense-stride": ((1, 1, 1, 1), 3, 2, 1, (8, 9), True),
+    "end-depthwise": ((0, 1, 0, 1), 3, 2, 6, (8, 8), True),
+    "end-depthwise-5": ((1, 2, 1, 2), 5, 2, 6, (8, 10), True),
+    "end-one-axis": ((1, 1, 0, 1), 3, 2, 6, (8, 9), True),
+    "end-dense": ((0, 1, 0, 1), 3, 2, 1, (8, 8), False),
+    "start": ((1, 0, 1, 0), 3, 2, 6, (8, 8), False),
+    "negative": ((-1, 1, -1, 1), 3, 2, 6, (8, 8), False),
+}
+
+
+@pytest.mark.parametrize(("sides", "kernel", "stride", "groups", "size", "absorbed"), PADS.values(), ids=PADS.keys())
+@pytest.mark.parametrize("value", [0.0, 0.5], ids=["zeros", "halves"])
+def test_zero_padding_becomes_the_convolutions_own(
+    sides: tuple[int, ...], kernel: int, stride: int, groups: int, size: tuple[int, int], absorbed: bool, value: float
+) -> None:
+    class Padded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(6, 6, kernel, stride, groups=groups)
+            self.head = nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.conv(F.pad(x, sides, value=value)))
+
+    torch.manual_seed(0)
+    model, x = Padded().double().eval(), torch.randn(2, 6, *size, dtype=torch.float64)
+    network = network_for(model, x)
+    (unit,) = (unit for unit in find_units(network.graph).values() if unit.geometry is not None)
+    assert (unit.input is network.graph.images) is (absorbed and value == 0)
+    with torch.no_grad():
+        torch.testing.assert_close(network.forward(x)[0], model(x), rtol=1e-12, atol=1e-12)
+        image = F.conv2d(F.pad(x, sides, value=value), model.conv.weight, model.conv.bias, stride, groups=groups)
+    maps = fastcam.relevance_cam(model, x, [0, 1], layer="conv", size="layer", normalize=False)
+    assert maps.shape[1:] == image.shape[2:]
 
 
 def test_a_kept_node_ends_its_unit(network: Network) -> None:
@@ -94,6 +177,8 @@ def test_every_layer_is_what_the_module_returns(model: nn.Module, network: Netwo
 
 def test_memory_is_reused_where_nothing_else_reads(network: Network) -> None:
     steps = network.plan([network.graph.logits]).steps
+    assert [step.node.name for step in steps if step.overwrites is not None] == []
+    steps = make_plan(network.graph, [network.graph.logits], apart=network.graph.nodes).steps
     overwriting = [step.node.name for step in steps if step.overwrites is not None]
     assert overwriting == ["add", "relu__2", "add_1", "relu__4"]
     released = [node for step in steps for node in step.releases]
