@@ -262,6 +262,22 @@ class OddSizes(nn.Module):
         return self.head(F.relu(self.last(F.pad(self.pool(x), (0, 1, 0, 1)))))
 
 
+class SamePadding(nn.Module):
+    """TensorFlow's padding, more at the end, before strided convolutions: depthwise on x >= 0 and on signed x, dense."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = conv_bn(3, 4)
+        self.positive = conv(4, 4, 3, stride=2, padding=0, groups=4)
+        self.signed = conv(4, 8, 5, stride=2, padding=0, groups=4)
+        self.dense, self.head = conv(8, 5, 3, padding=0, bias=True), head(5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.positive(F.pad(self.stem(x), (0, 1, 0, 1)))
+        x = self.signed(F.pad(x, (1, 2, 2, 2)))
+        return self.head(F.relu(self.dense(F.pad(x, (0, 2, 1, 1)))))
+
+
 class Dilated(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -478,6 +494,7 @@ ZOO: dict[str, Exhibit] = {
     "linear_bottleneck": Exhibit(MobileNet, (3, 12, 12)),
     "groups_and_shuffle": Exhibit(Shuffle),
     "odd_sizes": Exhibit(OddSizes, (3, 15, 13)),
+    "same_padding": Exhibit(SamePadding, (3, 12, 13)),
     "dilation": Exhibit(Dilated),
     "squeeze_excitation": Exhibit(Gated),
     "silu_as_product": Exhibit(Silu, (3, 8, 8)),
