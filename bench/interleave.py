@@ -7,9 +7,13 @@ from typing import Any
 
 
 def interleave(
-    variants: Mapping[str, Callable[[], Any]], *, rounds: int, warmups: int = 1
+    variants: Mapping[str, Callable[[], Any]], *, yardstick: str, rounds: int, warmups: int = 1
 ) -> dict[str, dict[str, float]]:
-    """Run every variant once per round; return seconds per variant as median, p20, p80 and the fastest."""
+    """Run every variant once per round; return seconds per variant as median, p20, p80 and the fastest.
+
+    times_yardstick: the median over the rounds of what a variant took in terms of the yardstick's time in the same
+        round. A machine that slows down for some seconds then slows both.
+    """
     for _ in range(warmups):
         for run in variants.values():
             run()
@@ -19,15 +23,16 @@ def interleave(
             start = time.perf_counter()
             run()
             seconds[name].append(time.perf_counter() - start)
-    return {name: _summary(sorted(values)) for name, values in seconds.items()}
+    return {name: _summary(values, seconds[yardstick]) for name, values in seconds.items()}
 
 
-def _summary(values: list[float]) -> dict[str, float]:
+def _summary(values: list[float], units: list[float]) -> dict[str, float]:
     fifths = statistics.quantiles(values, n=5, method="inclusive")
     return {
         "median": statistics.median(values),
         "p20": fifths[0],
         "p80": fifths[3],
-        "min": values[0],
+        "min": min(values),
+        "times_yardstick": statistics.median(value / unit for value, unit in zip(values, units, strict=True)),
         "rounds": len(values),
     }

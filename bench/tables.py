@@ -19,7 +19,8 @@ def cpu_tables(results: dict[str, Any]) -> str:
     arithmetic = "with" if machine["bfloat16_arithmetic"] else "without"
     lines = [
         f"{machine['processor']}, {machine['instructions']} ({arithmetic} bfloat16 arithmetic), "
-        f"Python {machine['python']}, {packages}. Medians of interleaved runs; spread: 20th to 80th percentile.",
+        f"Python {machine['python']}, {packages}. Medians of interleaved rounds; spread: 20th to 80th "
+        "percentile; times: median of the ratios within a round.",
         "",
     ]
     for row in results["benchmarks"]:
@@ -29,8 +30,7 @@ def cpu_tables(results: dict[str, Any]) -> str:
 
 def _table(row: dict[str, Any]) -> list[str]:
     seconds = row["seconds"]
-    yardstick = "own forward" if "own forward" in seconds else "fastcam"
-    unit = seconds[yardstick]["median"]
+    yardstick = row["yardstick"]
     where = f", {row['layer']}" if "layer" in row else ""
     lines = [
         f"**{row['model']}{where}, batch {row['batch']}, {row['precision']}, {row['threads']} threads**",
@@ -40,7 +40,7 @@ def _table(row: dict[str, Any]) -> list[str]:
     ]
     for name, value in seconds.items():
         spread = f"{value['p20']:.3f}-{value['p80']:.3f}"
-        ratio = f"{value['median'] / unit:.2f}"
+        ratio = f"{value['times_yardstick']:.2f}"
         lines.append(f"| {name} | {value['median']:.3f} | {spread} | {ratio} | {value['rounds']} |")
     return [*lines, ""]
 

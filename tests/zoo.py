@@ -263,7 +263,7 @@ class OddSizes(nn.Module):
 
 
 class SamePadding(nn.Module):
-    """TensorFlow's padding, more at the end, before strided convolutions: depthwise on x >= 0 and on signed x, dense."""
+    """TensorFlow's padding, more at the end, before convolutions: depthwise on x >= 0 and on signed x, dense."""
 
     def __init__(self) -> None:
         super().__init__()

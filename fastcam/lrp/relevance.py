@@ -8,6 +8,14 @@ from torch import Tensor, nn
 from fastcam.lrp.propagate import find_route, propagate
 from fastcam.lrp.rules import Form
 from fastcam.lrp.seeds import SEEDS
+from fastcam.network.arguments import (
+    DeferredChecks,
+    Targets,
+    check_choice,
+    check_images,
+    check_model,
+    resolve_targets,
+)
 from fastcam.network.cache import Output, network_for
 from fastcam.network.layers import LayerName, find_layers
 
@@ -15,7 +23,7 @@ from fastcam.network.layers import LayerName, find_layers
 def relevance(
     model: nn.Module,
     images: Tensor,
-    targets: Tensor,
+    targets: Targets = None,
     layer: LayerName | Sequence[LayerName] = None,
     *,
     seed: str = "one_hot",
@@ -25,20 +33,31 @@ def relevance(
     """Relevance R of a layer by the z+ rule (relevance-cam eq. 5-6).
 
     Args:
-        model, images, layer, precision, output: see `fastcam.explain`.
-        targets: classes (N, T).
+        model, images, targets, layer, precision, output: see `fastcam.explain`.
         seed: "one_hot" (z_t at the target) or "clrp" (eq. 7).
 
     Returns:
-        R (N, T, K, h, w), signed; a list for a list of layers.
+        R (N, K, h, w), signed, (N, T, K, h, w) for targets (N, T); a list for a list of layers.
+
+    Raises:
+        ValueError, TypeError: as `fastcam.explain`.
     """
-    if seed not in SEEDS:
-        raise ValueError(f"seed: {seed!r} given, one of {', '.join(map(repr, SEEDS))} is valid")
+    check_choice("seed", seed, tuple(SEEDS))
+    model, checks = check_model(model), DeferredChecks()
+    several = [False]
+
+    def relevance_of(logits: Tensor) -> Tensor:
+        resolved, several[0] = resolve_targets(targets, logits, checks)
+        return SEEDS[seed](logits, resolved)
+
     with torch.inference_mode(False), torch.no_grad():
+        images = check_images(images, checks)
         network = network_for(model, images, precision=precision, output=output)
         nodes = [found.node for found in find_layers(network.graph, model, layer)]
         route = network.once(("route", *nodes), lambda: find_route(network, nodes))
-        _, _, found = propagate(network, route, images, nodes, lambda logits: SEEDS[seed](logits, targets), _relevance)
+        _, _, found = propagate(network, route, images, nodes, relevance_of, _relevance)
+        checks.settle()
+    found = found if several[0] else [r.squeeze(1) for r in found]
     return found if isinstance(layer, list | tuple) else found[0]
 
 

@@ -9,7 +9,12 @@ from torch import Tensor, nn
 
 from fastcam import ops
 from fastcam.methods.activation import CAM
-from fastcam.methods.arguments import (
+from fastcam.methods.explanation import Explanation
+from fastcam.methods.gradient import GRAD_CAM
+from fastcam.methods.method import Evidence, Method
+from fastcam.methods.relevance import RELEVANCE_CAM
+from fastcam.methods.scoring import SCORE_CAM
+from fastcam.network.arguments import (
     DeferredChecks,
     Size,
     Targets,
@@ -19,11 +24,6 @@ from fastcam.methods.arguments import (
     resolve_size,
     resolve_targets,
 )
-from fastcam.methods.explanation import Explanation
-from fastcam.methods.gradient import GRAD_CAM
-from fastcam.methods.method import Evidence, Method
-from fastcam.methods.relevance import RELEVANCE_CAM
-from fastcam.methods.scoring import SCORE_CAM
 from fastcam.network.cache import Output, network_for
 from fastcam.network.layers import LayerName, find_layers
 from fastcam.ops.maps import upsample

@@ -5,8 +5,8 @@ from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
-from fastcam.methods.arguments import Size, Targets
 from fastcam.methods.explainer import Explainer
+from fastcam.network.arguments import Size, Targets
 from fastcam.network.cache import Output
 from fastcam.network.layers import LayerName
 

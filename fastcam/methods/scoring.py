@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from fastcam import ops
-from fastcam.methods.arguments import check_choice
 from fastcam.methods.method import Evidence, Method, Resolve
+from fastcam.network.arguments import check_choice
 from fastcam.network.layers import Layer
 from fastcam.network.network import Network
 
