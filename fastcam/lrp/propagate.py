@@ -7,7 +7,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, fx
 
-from fastcam.lrp.rules import Call, Form, Pullback, Rule, Signal, rule_for
+from fastcam.lrp.rules import Call, Form, Pullback, Rule, Signal, Transposed, rule_for
 from fastcam.network.network import Network
 from fastcam.network.plan import Plan, Values, evaluate, make_plan
 from fastcam.network.precision import matrix_precision
@@ -23,12 +23,14 @@ class Route:
 
     receivers: for each node on the way, the operands that its relevance goes to.
     form: the form in which the signal of each node is added up.
+    ends: the nodes that are the last to send to a layer at which the way ends.
     """
 
     plan: Plan
     rules: dict[fx.Node, Rule]
     receivers: dict[fx.Node, tuple[fx.Node, ...]]
     form: dict[fx.Node, Form]
+    ends: frozenset[fx.Node]
 
     def sent(self, node: fx.Node) -> Form:
         """The form in which a node's rule sends its signal on."""
@@ -59,16 +61,19 @@ def find_route(network: Network, layers: Sequence[fx.Node]) -> Route:
     for layer in layers:
         if layer not in form:
             raise ValueError(f"layer: no relevance reaches {layer.name!r} from the logits")
-    return Route(plan, rules, receivers, form)
+    last = {source: node for node, sources in receivers.items() for source in sources}
+    ends = frozenset(last[layer] for layer in layers if layer in last and layer not in rules)
+    return Route(plan, rules, receivers, form, ends)
 
 
 def propagate(
-    network: Network, route: Route, images: Tensor, layers: Sequence[fx.Node], seed: Seed, read: Read
+    network: Network, route: Route, images: Tensor, layers: Sequence[fx.Node], seed: Seed, read: Read | None = None
 ) -> tuple[Tensor, Values, list[Tensor]]:
     """Run forward and back; return the logits, the layers' activations, and what `read` makes of each layer.
 
     seed: logits (N, classes) -> relevance at the logits (N, T, classes).
-    read: (signal (T, N, ...), its form, activation (N, ...)) -> anything; called once per layer.
+    read: (signal (T, N, ...), its form, activation (N, ...)) -> anything; called once per layer. Without it, the sum
+        of the layer's relevance over positions, (N, T, K).
     """
     with torch.inference_mode(False), torch.no_grad(), matrix_precision(network.precision, images.device):
         values, kept, pullbacks = _forward(network, route, images)
@@ -111,24 +116,42 @@ def _backward(
     kept: Values,
     layers: Sequence[fx.Node],
     values: Values,
-    read: Read,
+    read: Read | None,
 ) -> list[Tensor]:
     found: dict[fx.Node, Tensor] = {}
+    take = read or _channel_sums
     for step in reversed(route.plan.steps):
         node = step.node
         if node not in signals:
             continue
         signal = signals.pop(node)
         if node in layers:
-            found[node] = read(signal.tensor, route.form[node], values[node])
+            found[node] = take(signal.tensor, route.form[node], values[node])
         if node not in pullbacks:
             continue
-        sent = pullbacks.pop(node)(signal.tensor)
+        pullback = pullbacks.pop(node)
+        if isinstance(pullback, Transposed) and route.form[route.receivers[node][0]] is Form.G:
+            (source,) = route.receivers[node]
+            waiting = signals.pop(source, None)
+            others = None if waiting is None else waiting.tensor
+            if read is None and node in route.ends:
+                found[source] = pullback.channel_sums(signal.tensor, values[source], others).transpose(0, 1)
+            else:
+                (signals[source],) = pullback(signal.tensor, others)
+            continue
+        sent = pullback(signal.tensor)
         for source, part in zip(route.receivers[node], sent, strict=True):
             if route.sent(node) is not route.form[source]:
                 part = Signal(part.tensor * kept[source], fresh=True)
             signals[source] = _sum(signals.get(source), part)
     return [found[layer] for layer in layers]
+
+
+def _channel_sums(signal: Tensor, form: Form, activation: Tensor) -> Tensor:
+    """sum_xy R_k(x, y), R = A G (relevance-cam eq. 9): (T, N, K, h, w) -> (N, T, K)."""
+    relevance = signal if form is Form.R else signal * activation
+    wide = torch.promote_types(relevance.dtype, torch.float32)
+    return relevance.sum(dim=(3, 4), dtype=wide).transpose(0, 1)
 
 
 def _sum(a: Signal | None, b: Signal) -> Signal:

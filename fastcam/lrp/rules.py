@@ -60,6 +60,48 @@ class Rule:
     forward: Callable[[Call, Values], tuple[Any, Pullback]]
 
 
+@dataclass(frozen=True, eq=False)
+class Transposed:
+    """The way back through a convolution: G_x = conv_transpose(Q G, W+), and what the other readers of x sent.
+
+    x: kept where it is signed, else None.
+    """
+
+    gate: Tensor
+    x: Tensor | None
+    positive: Tensor
+    negative: Tensor | None
+    size: tuple[int, int]
+    geometry: tuple[list[int], list[int], list[int], int]
+
+    def __call__(self, signal: Tensor, others: Tensor | None = None) -> list[Signal]:
+        """G_x (T, N, ...) for signals (T, N, ...); others: (T, N, ...), in form G, added to it."""
+        g: Tensor = ops.relevance_conv_backward(
+            signal.flatten(0, 1),
+            self.gate,
+            self.x,
+            self.positive,
+            self.negative,
+            None if others is None else others.flatten(0, 1),
+            list(self.size),
+            *self.geometry,
+        )
+        return [Signal(g.view(*signal.shape[:2], *g.shape[1:]), fresh=True)]
+
+    def channel_sums(self, signal: Tensor, x: Tensor, others: Tensor | None = None) -> Tensor:
+        """sum_xy x G_x (T, N, C), where nothing else is wanted of G_x: it need not be written."""
+        sums: Tensor = ops.relevance_conv_weights(
+            signal.flatten(0, 1),
+            self.gate,
+            x,
+            self.positive,
+            self.negative,
+            None if others is None else others.flatten(0, 1),
+            *self.geometry,
+        )
+        return sums.view(*signal.shape[:2], -1)
+
+
 def layer(call: Call, values: Values) -> tuple[Tensor, Pullback]:
     """Convolution or linear layer, with batch norm and activation: S = Q G, G_x = conv_transpose(S, W+)."""
     unit, network = call.step.unit, call.network
@@ -70,27 +112,18 @@ def layer(call: Call, values: Values) -> tuple[Tensor, Pullback]:
     negative = network.weights.negative(unit) if signed else None
     kept = x if signed else None
     reciprocal = call.form is Form.R
-    if unit.geometry is None:
-        y, gate = ops.relevance_linear(
-            x, affine.weight, affine.bias, positive, negative, unit.activation_name, reciprocal
-        )
-
-        def back(signal: Tensor) -> Any:
-            return ops.relevance_linear_backward(signal, gate, kept, positive, negative)
-
-    else:
+    if unit.geometry is not None:
         g = unit.geometry
         geometry = (list(g.stride), list(g.padding), list(g.dilation), g.groups)
         y, gate = ops.relevance_conv(
             x, affine.weight, affine.bias, positive, negative, None, *geometry, unit.activation_name, reciprocal
         )
-        size = list(x.shape[2:])
+        return y, Transposed(gate, kept, positive, negative, (x.shape[2], x.shape[3]), geometry)
 
-        def back(signal: Tensor) -> Any:
-            return ops.relevance_conv_backward(signal, gate, kept, positive, negative, None, size, *geometry)
+    y, gate = ops.relevance_linear(x, affine.weight, affine.bias, positive, negative, unit.activation_name, reciprocal)
 
     def pullback(signal: Tensor) -> list[Signal]:
-        g: Tensor = back(signal.flatten(0, 1))
+        g: Tensor = ops.relevance_linear_backward(signal.flatten(0, 1), gate, kept, positive, negative)
         return [Signal(g.view(*signal.shape[:2], *g.shape[1:]), fresh=True)]
 
     return y, pullback

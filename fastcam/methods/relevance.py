@@ -3,12 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from fastcam.lrp import seeds
 from fastcam.lrp.propagate import find_route, propagate
-from fastcam.lrp.rules import Form
 from fastcam.methods.method import Evidence, Method, Resolve
 from fastcam.network.layers import Layer
 from fastcam.network.network import Network
@@ -25,15 +23,8 @@ def _relevance_cam(
         found.append(resolve(logits))
         return seeds.clrp(logits, found[0])
 
-    logits, values, weights = propagate(network, route, images, nodes, seed, _channel_sum)
+    logits, values, weights = propagate(network, route, images, nodes, seed)
     return Evidence(logits, found[0], [values[node] for node in nodes], weights)
-
-
-def _channel_sum(signal: Tensor, form: Form, activation: Tensor) -> Tensor:
-    """alpha_k = sum_xy R_k(x, y), R = A G (relevance-cam eq. 9): (T, N, K, h, w) -> (N, T, K)."""
-    relevance = signal if form is Form.R else signal * activation
-    wide = torch.promote_types(relevance.dtype, torch.float32)
-    return relevance.sum(dim=(3, 4), dtype=wide).transpose(0, 1)
 
 
 RELEVANCE_CAM = Method(name="relevance_cam", relu=False, find=_relevance_cam)

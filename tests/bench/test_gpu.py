@@ -2,32 +2,54 @@ import pytest
 import torch
 
 from bench import gpu
+from bench.gpu_machine import watched
+from bench.gpu_memory_bound import BATCHES, cases
+from fastcam import ops
+from fastcam.ops import reference
+from fastcam_kernels import timing
 
 
 def test_percentiles_interpolate() -> None:
-    assert gpu.percentiles([5.0, 1.0, 3.0, 2.0, 4.0, 6.0]) == {"p20": 2.0, "p50": 3.5, "p80": 5.0}
-    assert gpu.percentiles([7.0]) == {"p20": 7.0, "p50": 7.0, "p80": 7.0}
-
-
-def test_bytes_of_cam_map() -> None:
-    # 2 images of 3 channels of 4 x 5 bfloat16, 2 x 3 weights, 2 maps of 224 x 224, both float32.
-    expected = 2 * 3 * 20 * 2 + 2 * 3 * 4 + 2 * 224 * 224 * 4
-    assert gpu.cam_map_bytes(batch=2, channels=3, source=(4, 5), item_size=2) == expected
+    assert timing.percentiles([5.0, 1.0, 3.0, 2.0, 4.0, 6.0]) == {"p20": 2.0, "p50": 3.5, "p80": 5.0}
+    assert timing.percentiles([7.0]) == {"p20": 7.0, "p50": 7.0, "p80": 7.0}
 
 
 @pytest.mark.parametrize(("one", "cache"), [(1, 50), (50, 50), (1000, 50)])
 def test_rotated_inputs_exceed_three_caches_between_two_uses(one: int, cache: int) -> None:
-    copies = gpu.copies_past_cache(one, cache)
+    copies = timing.copies_past_cache(one, cache)
     assert copies >= 2
     assert (copies - 1) * one >= 3 * cache
 
 
+MEMORY_BOUND = [case for case in cases("cpu") if case.setting["batch"] == 1]
+
+
+@pytest.mark.parametrize("case", MEMORY_BOUND, ids=lambda case: f"{case.operator}-{case.setting['dtype']}")
+def test_bytes_are_those_of_inputs_and_result(case) -> None:
+    arguments = case.make()
+    result = getattr(ops, case.operator)(*arguments)
+    assert result.numel() * result.element_size() == case.written
+    tensors = [a for a in arguments if isinstance(a, torch.Tensor) and a.is_floating_point()]
+    if case.operator == "masked_inputs":  # of all channels' activations one is used
+        tensors[1] = tensors[1][:, :1]
+    if case.operator == "perturbed_inputs":
+        tensors.append(arguments[2])
+    assert sum(t.numel() * t.element_size() for t in tensors) == case.read
+    assert (result.float() - getattr(reference, case.operator)(*arguments).float()).abs().max() <= case.tolerance
+
+
+def test_every_memory_bound_operator_is_measured_at_every_batch() -> None:
+    measured = {(case.operator, case.setting["batch"]) for case in cases("meta")}
+    operators = {"cam_map", "masked_inputs", "perturbed_inputs", "unfold_patches", "fold_patches"}
+    assert measured == {(operator, batch) for operator in operators for batch in BATCHES}
+
+
 def test_parts_are_chosen_and_checked(capsys: pytest.CaptureFixture[str]) -> None:
-    assert gpu.parse(["--parts", "tests,kernels"]).parts == ["tests", "kernels"]
-    assert gpu.parse([]).parts == ["tests", "ceilings", "kernels"]
+    assert gpu.parse(["--parts", "tests,memory"]).parts == ["tests", "memory"]
+    assert gpu.parse([]).parts == ["tests", "ceilings", "memory", "relevance", "methods"]
     with pytest.raises(SystemExit):
         gpu.parse(["--parts", "tests,speed"])
-    assert "unknown part speed; valid: tests, ceilings, kernels" in capsys.readouterr().err
+    assert "unknown part speed; valid: tests, ceilings, memory" in capsys.readouterr().err
 
 
 def test_help_needs_no_gpu(capsys: pytest.CaptureFixture[str]) -> None:
@@ -45,7 +67,7 @@ def test_without_a_device_it_says_so() -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without NVML")
 def test_conditions_are_null_where_nvml_is_absent() -> None:
-    with gpu.watched() as conditions:
+    with watched() as conditions:
         pass
     assert conditions
     assert set(conditions.values()) == {None}
