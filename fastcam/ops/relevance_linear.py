@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastcam.ops.activation import activate
-from fastcam.ops.gate import gate
+from fastcam.ops.backend import kernels_serve
+from fastcam.ops.gate import gate, zero_share
 from fastcam.ops.relevance_conv import gated, split_by_sign
 
 
@@ -69,6 +70,34 @@ def relevance_linear(
 ) -> tuple[Tensor, Tensor]:
     """The operator behind `relevance_linear_reference`."""
     return relevance_linear_reference(x, weight, bias, positive, negative, activation, reciprocal)
+
+
+@relevance_linear.register_kernel("cuda")
+def _(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    positive: Tensor,
+    negative: Tensor | None,
+    activation: str,
+    reciprocal: bool,
+) -> tuple[Tensor, Tensor]:
+    # The kernels add up in float32: float64 is the reference's.
+    if x.dtype == torch.float64 or not kernels_serve(x.device):
+        return relevance_linear_reference(x, weight, bias, positive, negative, activation, reciprocal)
+    from fastcam_kernels import relevance_linear as kernel
+
+    return kernel.relevance_linear(
+        x,
+        weight,
+        bias,
+        positive,
+        negative,
+        activation,
+        reciprocal,
+        zero_share=zero_share(torch.float32),
+        allow_tf32=torch.backends.cuda.matmul.allow_tf32,
+    )
 
 
 @relevance_linear.register_fake
