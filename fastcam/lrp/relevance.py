@@ -27,7 +27,7 @@ def relevance(
     Args:
         model, images, layer, precision, output: see `fastcam.explain`.
         targets: classes (N, T).
-        seed: "one_hot" (z_t at the target) or "clrp" (eq. 7).
+        seed: "one_hot" (z_t at the target), "clrp" (eq. 7) or "sglrp" (the softmax's gradient times its outputs).
 
     Returns:
         R (N, T, K, h, w), signed; a list for a list of layers.

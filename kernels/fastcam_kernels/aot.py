@@ -38,7 +38,7 @@ TARGETS = {
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
 # Modules of this package, each with a function `shipped`.
-OPERATORS = ("cam_map", "relevance_linear")
+OPERATORS = ("cam_map", "relevance_linear", "relevance_linear_backward")
 # Bytes of shared memory that one block may have (CUDA C++ programming guide, technical specifications; for
 # gfx942 the local data share of a compute unit, AMD Instinct MI300 instruction set architecture).
 SHARED_LIMIT = {"sm_80": 163 * 1024, "sm_90": 227 * 1024, "sm_100": 227 * 1024, "gfx942": 64 * 1024}
@@ -182,6 +182,7 @@ def _source(launch: Launch, target: GPUTarget) -> Any:
             signature[name] = "constexpr"
             constants[name] = 1
         else:
+            assert isinstance(value, int)
             signature[name] = "i32" if -(2**31) <= value < 2**31 else "i64"
             if value % 16 == 0:
                 attributes[(index,)] = [["tt.divisibility", 16]]

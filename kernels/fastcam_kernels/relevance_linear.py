@@ -1,19 +1,19 @@
 """A linear layer and its z+ gate on the GPU: two launches.
 
-    a = activation(x W^T + b),   Z = x+ W+^T + x- W-^T,   Q = a / Z or 1 / Z, 0 where Z <= share * (the image's largest Z)
+    a = activation(x W^T + b),   Z = x+ W+^T + x- W-^T,   Q = a / Z or 1 / Z, and 0 where Z is next to nothing
 
-1. Both products, of a block of rows (images, or positions of images) with a block of outputs, share the loads of x. The
-   weights are the left operand: a block of them fills the matrix units however few the rows. Where the blocks do not fill
-   the device, the sum over the inputs is cut into parts, each written on its own.
-2. Parts are added in a fixed order, so that results do not depend on timing; then bias, activation, the image's largest
-   Z and the gate. That largest Z is needed before the first gate: what makes a second launch necessary in any case.
+1. Both products, of a block of rows (images, or positions of images) with a block of outputs, share the loads of x.
+   The weights are the left operand: a block of them fills the matrix units however few the rows. Where the blocks do
+   not fill the device, the sum over the inputs is cut into parts, each written on its own.
+2. Parts are added in a fixed order, so that results do not depend on timing; then bias, activation, the image's
+   largest Z and the gate. That largest Z is needed before the first gate: this takes a second launch in any case.
 
-For few rows the first launch is bound by reading the weights. W and W+ are both read: W+ is max(W, 0) only where W is the
-layer's own unfolded weight in the same precision, which the operator's arguments do not say.
+For few rows the first launch is bound by reading the weights. W and W+ are both read: W+ is max(W, 0) only where W is
+the layer's own unfolded weight in the same precision, which the operator's arguments do not say.
 
-Up to `VECTOR_ROWS` rows are multiplied elementwise in float32. More go through matrix products. x of 16 bits times W+ in
-float32 runs on matrix units without loss: x is exact in TF32, and W+ is split into a TF32 number and the rest, two products
-that together keep 22 of its 24 bits. Of float32 operands, products are exact (or TF32 where that is allowed).
+Up to `VECTOR_ROWS` rows are multiplied elementwise in float32. More go through matrix products. x of 16 bits times W+
+in float32 runs on matrix units: x is exact in TF32, and W+ is split into a TF32 number and the rest, two products that
+together keep at least 21 of its 24 bits. Products of float32 operands are exact (or TF32 where that is allowed).
 """
 
 import math
@@ -106,7 +106,7 @@ def part_count(blocks: int, steps: int, multiprocessors: int) -> int:
     wanted = triton.cdiv(2 * multiprocessors, max(blocks, 1))
     parts = max(1, min(wanted, steps // 4, 64))
     # Parts hold whole steps: no part may come out empty.
-    return triton.cdiv(steps, triton.cdiv(steps, parts))
+    return int(triton.cdiv(steps, triton.cdiv(steps, parts)))
 
 
 @triton.jit
@@ -470,7 +470,7 @@ def _check(
         raise ValueError(f"x has shape {tuple(x.shape)}; (N, ..., C) is needed, no axis empty but N")
     if weight.ndim != 2 or weight.shape[1] != x.shape[-1] or weight.shape[0] < 1:
         raise ValueError(
-            f"weight has shape {tuple(weight.shape)}; with x {tuple(x.shape)} it must be (K, {x.shape[-1]}), K at least 1"
+            f"weight has shape {tuple(weight.shape)}; with x {tuple(x.shape)} it must be (K, {x.shape[-1]}), K not 0"
         )
     for name in ("positive", "negative"):
         tensor = tensors[name]
