@@ -190,8 +190,9 @@ def products_kernel(
             value = tl.load(x + x_rows[None, :] + c[:, None], mask=inside, other=0.0)
             y = multiply_add(w, value, y, PRECISION)
             if SIGNED:
-                above = tl.where(value < 0, 0.0, value).to(value.dtype)
-                below = tl.where(value > 0, 0.0, value).to(value.dtype)
+                number = value.to(tl.float32)
+                above = tl.where(number < 0, 0.0, number).to(value.dtype)
+                below = tl.where(number > 0, 0.0, number).to(value.dtype)
                 z = multiply_add(p, above, z, POSITIVE_PRECISION)
                 z = multiply_add(n, below, z, POSITIVE_PRECISION)
             else:
@@ -431,7 +432,7 @@ def plan(
             "ALIGNED": aligned_elements,
             "BLOCK": config.elements,
         },
-        num_warps=config.num_warps,
+        num_warps=4,
     )
     return (products, finish), y, gate
 
@@ -495,31 +496,22 @@ def shipped() -> Iterator[tuple[str, Launch]]:
     cases = [
         # N, C, K, dtype, signed, TF32
         (1, 2048, 1000, single, False, False),
-        (4, 2048, 1000, single, True, False),
         (32, 2048, 1000, single, False, False),
         (256, 2048, 1000, single, False, False),
         (256, 2048, 1000, single, True, False),
-        (256, 2048, 1000, single, False, True),
-        (256, 25088, 4096, single, True, True),
+        (256, 25088, 4096, single, False, True),
         (1, 2048, 1000, half, False, False),
-        (4, 25088, 4096, half, False, False),
+        (4, 2048, 1000, half, True, False),
         (32, 2048, 1000, half, False, False),
-        (32, 25088, 4096, half, False, False),
         (256, 25088, 4096, half, False, False),
-        (256, 2048, 1000, half, True, False),
-        (256, 2048, 1000, torch.float16, False, False),
-        (256, 440, 1000, half, False, False),
+        (256, 440, 1000, torch.float16, True, False),
     ]
     for images, inputs, outputs, dtype, signed, tf32 in cases:
         first, _ = _case(images, inputs, outputs, dtype, signed=signed, tf32=tf32)
         kind = str(dtype).removeprefix("torch.")
         name = f"relevance_linear products N={images} {inputs}->{outputs} {kind}"
         yield name + (" signed" if signed else "") + (" tf32" if tf32 else ""), first
-    finishes = [
-        (1, 1000, single, True, "none"),
-        (256, 4096, half, False, "relu"),
-        (256, 4096, single, False, "hardswish"),
-    ]
+    finishes = [(1, 1000, single, True, "none"), (256, 4096, half, False, "hardswish")]
     for images, outputs, dtype, reciprocal, activation in finishes:
         _, second = _case(images, 2048, outputs, dtype, reciprocal=reciprocal, activation=activation)
         name = f"relevance_linear gate N={images} {outputs} {str(dtype).removeprefix('torch.')} {activation}"

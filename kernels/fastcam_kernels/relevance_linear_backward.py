@@ -216,7 +216,7 @@ def signals_kernel(
         below = tl.trans(tl.sum(below, axis=0))
     inside = (r < rows) & (c < inputs)[:, None]
     if SIGNED:
-        value = tl.load(x + gate_row * inputs + c[:, None], mask=inside, other=0.0)
+        value = tl.load(x + gate_row * inputs + c[:, None], mask=inside, other=0.0).to(tl.float32)
         above = by_sign(value, above, below)
     out = (part.to(tl.int64) * rows + r.to(tl.int64)) * inputs + c[:, None]
     tl.store(g_parts + out, above, mask=inside)
@@ -283,7 +283,7 @@ def target_kernel(
     inside = c < inputs
     w = tl.load(positive + target * inputs + c, mask=inside, other=0.0)
     if SIGNED:
-        value = tl.load(x + image * inputs + c, mask=inside, other=0.0)
+        value = tl.load(x + image * inputs + c, mask=inside, other=0.0).to(tl.float32)
         w = by_sign(value, w, tl.load(negative + target * inputs + c, mask=inside, other=0.0))
     g = at_target * q * w
     if CONTRASTIVE:
@@ -605,12 +605,9 @@ def shipped() -> Iterator[tuple[str, Launch]]:
         # N, T, C, K, signed, TF32
         (1, 1, 2048, 1000, False, False),
         (4, 1, 2048, 1000, True, False),
-        (32, 1, 25088, 4096, False, False),
-        (256, 1, 2048, 1000, False, False),
-        (256, 1, 2048, 1000, True, False),
+        (256, 1, 25088, 4096, False, False),
         (256, 1, 440, 1000, True, False),
-        (256, 5, 25088, 4096, False, True),
-        (256, 1, 2048, 1000, True, True),
+        (256, 5, 2048, 1000, True, True),
     ]
     for images, targets, inputs, outputs, signed, tf32 in cases:
         x, gate, positive, negative = _tensors(images, inputs, outputs, signed=signed)
@@ -622,7 +619,6 @@ def shipped() -> Iterator[tuple[str, Launch]]:
             yield f"relevance_linear_backward sum of parts N=1 {outputs}->{inputs}", launches[1]
     seeded = [
         # seed, N, T, signed
-        ("clrp", 1, 1, False),
         ("clrp", 256, 5, True),
         ("sglrp", 1, 1, True),
         ("sglrp", 256, 5, False),
