@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from fastcam.lrp.propagate import find_route, propagate
 from fastcam.lrp.rules import Form
-from fastcam.lrp.seeds import SEEDS
 from fastcam.network.arguments import (
     DeferredChecks,
     Targets,
@@ -18,6 +17,7 @@ from fastcam.network.arguments import (
 )
 from fastcam.network.cache import Output, network_for
 from fastcam.network.layers import LayerName, find_layers
+from fastcam.ops.seeds import SEEDS
 
 
 def relevance(
@@ -34,7 +34,7 @@ def relevance(
 
     Args:
         model, images, targets, layer, precision, output: see `fastcam.explain`.
-        seed: "one_hot" (z_t at the target) or "clrp" (eq. 7).
+        seed: "one_hot" (z_t at the target), "clrp" (eq. 7) or "sglrp" (the softmax's gradient times its outputs).
 
     Returns:
         R (N, K, h, w), signed, (N, T, K, h, w) for targets (N, T); a list for a list of layers.

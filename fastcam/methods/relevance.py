@@ -5,11 +5,11 @@ from typing import Any
 
 from torch import Tensor
 
-from fastcam.lrp import seeds
 from fastcam.lrp.propagate import find_route, propagate
 from fastcam.methods.method import Evidence, Method, Resolve
 from fastcam.network.layers import Layer
 from fastcam.network.network import Network
+from fastcam.ops import seeds
 
 
 def _relevance_cam(

@@ -3,7 +3,7 @@
 from fastcam.ops.cam_map import cam_map
 from fastcam.ops.masked_inputs import masked_inputs
 from fastcam.ops.relevance_conv import relevance_conv, relevance_conv_backward, relevance_conv_weights
-from fastcam.ops.relevance_linear import relevance_linear, relevance_linear_backward
+from fastcam.ops.relevance_linear import relevance_linear, relevance_linear_backward, relevance_linear_seeded
 
 __all__ = [
     "cam_map",
@@ -13,4 +13,5 @@ __all__ = [
     "relevance_conv_weights",
     "relevance_linear",
     "relevance_linear_backward",
+    "relevance_linear_seeded",
 ]

@@ -7,6 +7,7 @@ from fastcam.ops.relevance_conv import relevance_conv_reference as relevance_con
 from fastcam.ops.relevance_conv import relevance_conv_weights_reference as relevance_conv_weights
 from fastcam.ops.relevance_linear import relevance_linear_backward_reference as relevance_linear_backward
 from fastcam.ops.relevance_linear import relevance_linear_reference as relevance_linear
+from fastcam.ops.relevance_linear import relevance_linear_seeded_reference as relevance_linear_seeded
 
 __all__ = [
     "cam_map",
@@ -16,4 +17,5 @@ __all__ = [
     "relevance_conv_weights",
     "relevance_linear",
     "relevance_linear_backward",
+    "relevance_linear_seeded",
 ]

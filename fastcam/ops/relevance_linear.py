@@ -10,8 +10,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastcam.ops.activation import activate
-from fastcam.ops.gate import gate
+from fastcam.ops.backend import kernels_serve
+from fastcam.ops.gate import gate, zero_share
 from fastcam.ops.relevance_conv import gated, split_by_sign
+from fastcam.ops.seeds import SEEDS
 
 
 def relevance_linear_reference(
@@ -53,6 +55,26 @@ def relevance_linear_backward_reference(
     return split_by_sign(g, (operand @ negative).to(gate.dtype), x)
 
 
+def relevance_linear_seeded_reference(
+    logits: Tensor,
+    targets: Tensor,
+    gate: Tensor,
+    x: Tensor | None,
+    positive: Tensor,
+    negative: Tensor | None,
+    seed: str,
+) -> Tensor:
+    """Return G_x (T N, C), the targets outermost, for the last layer's relevance R_seed: S = R_seed / Z, G_x = S W+.
+
+    logits: (N, K). targets: (N, T), int64. gate: 1 / Z, (N, K), of `relevance_linear` with `reciprocal`. seed: "clrp",
+    "sglrp" or "one_hot". x: (N, C), needed with `negative` only. The kernel never writes the seed.
+    """
+    if seed not in SEEDS:
+        raise ValueError(f"seed: {seed!r} given, one of {', '.join(map(repr, SEEDS))} is valid")
+    relevance = SEEDS[seed](logits.to(gate.dtype), targets).transpose(0, 1).flatten(0, 1)
+    return relevance_linear_backward_reference(relevance, gate, x, positive, negative)
+
+
 def _wide(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
@@ -69,6 +91,34 @@ def relevance_linear(
 ) -> tuple[Tensor, Tensor]:
     """The operator behind `relevance_linear_reference`."""
     return relevance_linear_reference(x, weight, bias, positive, negative, activation, reciprocal)
+
+
+@relevance_linear.register_kernel("cuda")
+def _(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    positive: Tensor,
+    negative: Tensor | None,
+    activation: str,
+    reciprocal: bool,
+) -> tuple[Tensor, Tensor]:
+    # The kernels add up in float32: float64 is the reference's.
+    if x.dtype == torch.float64 or not kernels_serve(x.device):
+        return relevance_linear_reference(x, weight, bias, positive, negative, activation, reciprocal)
+    from fastcam_kernels import relevance_linear as kernel
+
+    return kernel.relevance_linear(
+        x,
+        weight,
+        bias,
+        positive,
+        negative,
+        activation,
+        reciprocal,
+        zero_share=zero_share(torch.float32),
+        allow_tf32=torch.backends.cuda.matmul.allow_tf32,
+    )
 
 
 @relevance_linear.register_fake
@@ -93,6 +143,66 @@ def relevance_linear_backward(
     return relevance_linear_backward_reference(signal, gate, x, positive, negative)
 
 
+def _float32(gate: Tensor, positive: Tensor) -> bool:
+    """Whether the way back is the kernels': float64 is the reference's, and 16 bits are too few for these weights."""
+    return gate.dtype == positive.dtype == torch.float32
+
+
+@relevance_linear_backward.register_kernel("cuda")
+def _(signal: Tensor, gate: Tensor, x: Tensor | None, positive: Tensor, negative: Tensor | None) -> Tensor:
+    if not _float32(gate, positive) or not kernels_serve(gate.device):
+        return relevance_linear_backward_reference(signal, gate, x, positive, negative)
+    from fastcam_kernels import relevance_linear_backward as kernel
+
+    tf32 = torch.backends.cuda.matmul.allow_tf32
+    return kernel.relevance_linear_backward(signal, gate, x, positive, negative, allow_tf32=tf32)
+
+
 @relevance_linear_backward.register_fake
 def _(signal: Tensor, gate: Tensor, x: Tensor | None, positive: Tensor, negative: Tensor | None) -> Tensor:
     return relevance_linear_backward_reference(signal, gate, x, positive, negative)
+
+
+@torch.library.custom_op("fastcam::relevance_linear_seeded", mutates_args=())
+def relevance_linear_seeded(
+    logits: Tensor,
+    targets: Tensor,
+    gate: Tensor,
+    x: Tensor | None,
+    positive: Tensor,
+    negative: Tensor | None,
+    seed: str,
+) -> Tensor:
+    """The operator behind `relevance_linear_seeded_reference`."""
+    return relevance_linear_seeded_reference(logits, targets, gate, x, positive, negative, seed)
+
+
+@relevance_linear_seeded.register_kernel("cuda")
+def _(
+    logits: Tensor,
+    targets: Tensor,
+    gate: Tensor,
+    x: Tensor | None,
+    positive: Tensor,
+    negative: Tensor | None,
+    seed: str,
+) -> Tensor:
+    if not _float32(gate, positive) or logits.dtype == torch.float64 or not kernels_serve(gate.device):
+        return relevance_linear_seeded_reference(logits, targets, gate, x, positive, negative, seed)
+    from fastcam_kernels import relevance_linear_backward as kernel
+
+    tf32 = torch.backends.cuda.matmul.allow_tf32
+    return kernel.relevance_linear_seeded(logits, targets, gate, x, positive, negative, seed, allow_tf32=tf32)
+
+
+@relevance_linear_seeded.register_fake
+def _(
+    logits: Tensor,
+    targets: Tensor,
+    gate: Tensor,
+    x: Tensor | None,
+    positive: Tensor,
+    negative: Tensor | None,
+    seed: str,
+) -> Tensor:
+    return gate.new_empty((targets.shape[0] * targets.shape[1], positive.shape[1]))

@@ -5,7 +5,8 @@
 prints one line per shipped configuration and chip; bench/results/aot-triton-VERSION.txt keeps that table, so
 that a change of the kernels or of Triton shows as a difference. The launches come from the operators' own
 `plan`, on meta tensors: what is compiled here is what the launcher would run, with the same block sizes and
-the same arguments specialised in the same way (integers equal to one; integers and addresses divisible by 16).
+the same arguments specialised in the same way (integers equal to one; integers and addresses divisible by 16;
+on AMD's chips also tensors that offsets of 32 bits reach).
 """
 
 import os
@@ -13,6 +14,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -29,12 +31,17 @@ from triton.compiler import ASTSource
 from fastcam_kernels.launch import Launch
 
 TARGETS = {
-    name: GPUTarget("cuda", capability, 32) for name, capability in {"sm_80": 80, "sm_90": 90, "sm_100": 100}.items()
+    **{
+        name: GPUTarget("cuda", capability, 32)
+        for name, capability in {"sm_80": 80, "sm_90": 90, "sm_100": 100}.items()
+    },
+    "gfx942": GPUTarget("hip", "gfx942", 64),
 }
 # Modules of this package, each with a function `shipped`.
-OPERATORS = ("cam_map",)
-# Bytes of shared memory that one block may have (CUDA C++ programming guide, technical specifications).
-SHARED_LIMIT = {"sm_80": 163 * 1024, "sm_90": 227 * 1024, "sm_100": 227 * 1024}
+OPERATORS = ("cam_map", "relevance_linear", "relevance_linear_backward")
+# Bytes of shared memory that one block may have (CUDA C++ programming guide, technical specifications; for
+# gfx942 the local data share of a compute unit, AMD Instinct MI300 instruction set architecture).
+SHARED_LIMIT = {"sm_80": 163 * 1024, "sm_90": 227 * 1024, "sm_100": 227 * 1024, "gfx942": 64 * 1024}
 
 _TYPES = {
     torch.float16: "fp16",
@@ -48,53 +55,105 @@ _TYPES = {
 
 
 @dataclass(frozen=True)
+class Names:
+    """What instructions are called: regular expressions that match from the start of a name.
+
+    loads: from global memory, to registers or straight to shared memory; wide_loads: those that bring 128 bits a
+        thread, or a whole tile; async_loads: those wide ones that go straight to shared memory.
+    stores: to global memory; wide_stores: those of 128 bits a thread, or of a whole tile.
+    matrix_products: products of small matrices, of any generation of the chip's matrix units.
+    """
+
+    loads: str
+    wide_loads: str
+    async_loads: str
+    stores: str
+    wide_stores: str
+    matrix_products: str
+
+
+NVIDIA = Names(
+    loads=r"LDG\b|LDGSTS\b|UTMALDG",
+    wide_loads=r"(LDG|LDGSTS)\b.*\.128|UTMALDG",
+    async_loads=r"LDGSTS\b.*\.128|UTMALDG",
+    stores=r"STG\b|UTMASTG",
+    wide_stores=r"STG\b.*\.128|UTMASTG",
+    matrix_products=r"[HD]MMA|HGMMA|UTC\w*MMA",
+)
+AMD = Names(
+    loads=r"(global|buffer|flat)_load_",
+    wide_loads=r"(global|buffer|flat)_load_(lds_)?dwordx4",
+    # gfx942 has them for 32 bits a thread only; of 128 bits they come with gfx950.
+    async_loads=r"(global|buffer)_load_lds_dwordx4",
+    stores=r"(global|buffer|flat)_store_",
+    wide_stores=r"(global|buffer|flat)_store_dwordx4",
+    matrix_products=r"v_s?mfma",
+)
+
+
+@dataclass(frozen=True)
 class Compiled:
-    """What the assembler reports and what stands in the machine code of one kernel for one chip."""
+    """What the assembler reports and what stands in the machine code of one kernel for one chip.
+
+    registers: per thread; on AMD's chips vector registers, those of the matrix units (accumulation registers)
+        included, of which a thread may have 512.
+    stack: bytes per thread of memory that is not in registers (AMD: the private segment).
+    spills: registers that did not fit: on NVIDIA's chips the loads and stores of local memory in the code, on AMD's the
+        registers, vector and scalar, that the compiler reports.
+    """
 
     registers: int
     stack: int
     shared: int
+    spills: int
     instructions: Mapping[str, int]
+    names: Names
 
     def count(self, pattern: str) -> int:
         """Return how many instructions' names match the regular expression from their start."""
         return sum(number for name, number in self.instructions.items() if re.match(pattern, name))
 
     @property
-    def spills(self) -> int:
-        """Loads and stores of local memory: registers that did not fit."""
-        return self.count(r"LDL|STL")
-
-    @property
     def loads(self) -> int:
         """Loads from global memory, to registers or straight to shared memory."""
-        return self.count(r"LDG\b|LDGSTS\b|UTMALDG")
+        return self.count(self.names.loads)
 
     @property
     def wide_loads(self) -> int:
         """Those that bring 128 bits a thread, or a whole tile."""
-        return self.count(r"(LDG|LDGSTS)\b.*\.128|UTMALDG")
+        return self.count(self.names.wide_loads)
+
+    @property
+    def async_loads(self) -> int:
+        """Those wide ones that go straight to shared memory, while the program does something else."""
+        return self.count(self.names.async_loads)
+
+    @property
+    def stores(self) -> int:
+        """Stores to global memory."""
+        return self.count(self.names.stores)
 
     @property
     def wide_stores(self) -> int:
-        """Stores to global memory of 128 bits a thread."""
-        return self.count(r"STG\b.*\.128")
+        """Stores to global memory of 128 bits a thread, or of a whole tile."""
+        return self.count(self.names.wide_stores)
 
     @property
     def matrix_products(self) -> int:
-        """Tensor-core instructions, of any generation."""
-        return self.count(r"HMMA|HGMMA|DMMA|UTCHMMA")
+        """Instructions of the matrix units (tensor cores), of any generation."""
+        return self.count(self.names.matrix_products)
 
 
 def compile_launch(launch: Launch, target: str) -> Compiled:
-    """Compile what `launch` would run, for the chip `target` ("sm_80", ...), and read the result.
+    """Compile what `launch` would run, for the chip `target` (a key of TARGETS), and read the result.
 
     Raises:
         RuntimeError: in a process where the kernels are interpreted; they cannot be compiled there.
     """
     if not isinstance(launch.kernel, triton.JITFunction):
         raise RuntimeError("kernels under TRITON_INTERPRET=1 cannot be compiled: run this in a process without it")
-    return _read(_compile(launch, target))
+    compiled = _compile(launch, target)
+    return _read_amd(compiled) if TARGETS[target].backend == "hip" else _read_nvidia(compiled)
 
 
 def intermediate(launch: Launch, target: str) -> str:
@@ -104,10 +163,10 @@ def intermediate(launch: Launch, target: str) -> str:
 
 def _compile(launch: Launch, target: str) -> Any:
     options = {"num_warps": launch.num_warps, "num_stages": launch.num_stages, **launch.options}
-    return triton.compile(_source(launch), target=TARGETS[target], options=options)
+    return triton.compile(_source(launch, TARGETS[target]), target=TARGETS[target], options=options)
 
 
-def _source(launch: Launch) -> Any:
+def _source(launch: Launch, target: GPUTarget) -> Any:
     values = {**launch.arguments, **launch.constants}
     signature: dict[str, str] = {}
     constants: dict[str, Any] = dict(launch.constants)
@@ -118,16 +177,24 @@ def _source(launch: Launch) -> Any:
             signature[name] = "constexpr"
         elif isinstance(value, Tensor):
             signature[name] = f"*{_TYPES[value.dtype]}"
-            if value.data_ptr() % 16 == 0:
-                attributes[(index,)] = [["tt.divisibility", 16]]
+            attributes[(index,)] = _properties(value, target)
         elif value == 1:
             signature[name] = "constexpr"
             constants[name] = 1
         else:
+            assert isinstance(value, int)
             signature[name] = "i32" if -(2**31) <= value < 2**31 else "i64"
             if value % 16 == 0:
                 attributes[(index,)] = [["tt.divisibility", 16]]
     return ASTSource(launch.kernel, signature, constexprs=constants, attrs=attributes)
+
+
+def _properties(tensor: Tensor, target: GPUTarget) -> list[list[Any]]:
+    """What the launcher tells the compiler about a tensor's address."""
+    properties: list[list[Any]] = [["tt.divisibility", 16]] if tensor.data_ptr() % 16 == 0 else []
+    if target.backend == "hip" and tensor.untyped_storage().size() < 2**31:
+        properties.append(["tt.pointer_range", 32])
+    return properties
 
 
 @cache
@@ -137,7 +204,7 @@ def _cuobjdump() -> str:
     return os.fspath(Path(nvidia.__path__[0]) / "bin" / "cuobjdump")
 
 
-def _read(compiled: Any) -> Compiled:
+def _read_nvidia(compiled: Any) -> Compiled:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.cubin"
         path.write_bytes(compiled.asm["cubin"])
@@ -148,15 +215,30 @@ def _read(compiled: Any) -> Compiled:
             check=True,
         ).stdout
     numbers = {key: int(value) for key, value in re.findall(r"\b(REG|STACK):(\d+)", dump)}
-    instructions: dict[str, int] = {}
-    for name in re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)", dump, re.MULTILINE):
-        instructions[name] = instructions.get(name, 0) + 1
+    instructions = re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)", dump, re.MULTILINE)
     return Compiled(
         registers=numbers["REG"],
         stack=numbers["STACK"],
         # Triton asks for its shared memory at launch, so that the cubin does not show it.
         shared=compiled.metadata.shared,
-        instructions=instructions,
+        spills=sum(name.startswith(("LDL", "STL")) for name in instructions),
+        instructions=Counter(instructions),
+        names=NVIDIA,
+    )
+
+
+def _read_amd(compiled: Any) -> Compiled:
+    assembly = compiled.asm["amdgcn"]
+    # The kernel's own numbers stand in its metadata, at the end; one kernel a module.
+    numbers = {key: int(value) for key, value in re.findall(r"^ *(?:- )?\.(\w+): +(\d+)$", assembly, re.MULTILINE)}
+    return Compiled(
+        registers=numbers["vgpr_count"],
+        stack=numbers["private_segment_fixed_size"],
+        shared=compiled.metadata.shared,
+        spills=numbers["vgpr_spill_count"] + numbers["sgpr_spill_count"],
+        # Directives start with a point, labels at the start of the line.
+        instructions=Counter(re.findall(r"^\t([a-z]\w*)", assembly, re.MULTILINE)),
+        names=AMD,
     )
 
 
@@ -170,14 +252,18 @@ def row(name: str, target: str, code: Compiled) -> str:
     """Return one line of the table."""
     return (
         f"{name:62} {target:7} {code.registers:4} {code.stack:5} {code.shared:6} {code.spills:6}"
-        f" {code.loads:5} {code.wide_loads:10} {code.count('STG'):6} {code.wide_stores:10}"
+        f" {code.loads:5} {code.wide_loads:10} {code.async_loads:5} {code.stores:6} {code.wide_stores:10}"
+        f" {code.matrix_products:6}"
     )
 
 
 def main() -> None:
     """Print the table: one line per configuration and chip, of all operators or of those named."""
-    print(f"triton {triton.__version__}, fp fusion on; spills: LDL and STL; loads, stores: of global memory")
-    print(f"{'configuration':62} chip    regs stack shared spills loads of 128 bit stores of 128 bit")
+    print(
+        f"triton {triton.__version__}, fp fusion on; loads, stores: of global memory; async: of 128 bit, straight to"
+        " shared memory; matrix: instructions of the matrix units"
+    )
+    print(f"{'configuration':62} chip    regs stack shared spills loads of 128 bit async stores of 128 bit matrix")
     for name, launch in shipped(sys.argv[1:] or OPERATORS):
         for target in TARGETS:
             print(row(name, target, compile_launch(launch, target)), flush=True)

@@ -41,11 +41,19 @@ def test_activations_come_in_128_bits_where_the_layout_allows(name: str, target:
     if "layer4 nchw" in name:
         assert code.wide_loads == 0  # rows of 49 numbers start at any address
         return
+    if "layer3 nchw" in name and target == "gfx942":
+        # Groups of four positions (196 = 4 * 49): triton's buffer loads keep the hint of 16, not that of 4.
+        assert code.wide_loads == 0
+        return
     launch = SHIPPED[name]
     block = launch.constants["BLOCK_K"] * launch.constants["BLOCK_P"]
     item_size = launch.arguments["activations"].element_size()
-    loads = block * item_size // (16 * 32 * launch.num_warps)
-    assert loads >= 1
+    loads = block * item_size // (16 * aot.TARGETS[target].warp_size * launch.num_warps)
+    if loads == 0:
+        # On 64 lanes a warp a small block has 64 bits a thread.
+        assert target == "gfx942"
+        assert code.count(r"\w+_load_dwordx2") >= 1
+        return
     assert code.wide_loads >= loads
     if launch.constants["PER_POSITION"]:
         assert code.wide_loads == code.loads
@@ -53,9 +61,16 @@ def test_activations_come_in_128_bits_where_the_layout_allows(name: str, target:
 
 @pytest.mark.parametrize("target", aot.TARGETS)
 @pytest.mark.parametrize("name", [name for name in FINISHES if "224" in name])
-def test_maps_are_stored_in_128_bits(name: str, target: str) -> None:
-    code = compiled(name, target)
-    assert code.wide_stores == code.count("STG")
+def test_maps_are_stored_in_as_many_bits_as_a_thread_has(name: str, target: str) -> None:
+    launch, code = SHIPPED[name], compiled(name, target)
+    block = launch.constants["BLOCK_Y"] * launch.constants["BLOCK_X"]
+    threads = aot.TARGETS[target].warp_size * launch.num_warps
+    size = block * launch.arguments["maps"].element_size() // threads
+    if size < 16:
+        assert target == "gfx942"
+        assert code.count(r"\w+_store_dwordx2") == code.stores == 1
+    else:
+        assert code.wide_stores == code.stores == size // 16
 
 
 @pytest.mark.parametrize("name", [SUMS[0], SUMS[-1]], ids=["per-channel", "per-position"])
@@ -92,8 +107,9 @@ def test_intermediate_arguments_are_specialised_as_the_launcher_would() -> None:
     assert re.search(r"%channels: i32 \{tt.divisibility = 16 : i32\}", signature)
 
 
-def test_a_spill_would_be_seen() -> None:
-    # The reading of machine code must be able to fail: eight times the block does not fit the registers.
+@pytest.mark.parametrize("target", aot.TARGETS)
+def test_a_spill_would_be_seen(target: str) -> None:
+    # The reading of machine code must be able to fail: sixteen times the block does not fit the registers.
     launch = SHIPPED["cam_map sum batch=32 layer2 nhwc float32 targets=1"]
     larger = Launch(
         kernel=launch.kernel,
@@ -102,7 +118,9 @@ def test_a_spill_would_be_seen() -> None:
         constants={**launch.constants, "BLOCK_P": launch.constants["BLOCK_P"] * 16},
         num_warps=launch.num_warps,
     )
-    assert aot.compile_launch(larger, "sm_90").spills > 0
+    code = aot.compile_launch(larger, target)
+    assert code.spills > 0
+    assert code.stack > 0
 
 
 def test_the_kept_table_is_that_of_these_kernels() -> None:

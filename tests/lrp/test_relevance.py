@@ -23,7 +23,7 @@ BAD: dict[str, tuple[tuple[Any, ...], dict[str, Any], type[Exception], str]] = {
     "nan": ((GOOD.clone().fill_(torch.nan), 0), {}, ValueError, "images: NaN or infinite values"),
     "target": ((GOOD, 99), {}, ValueError, "targets: class 99 given, 0 to"),
     "target-count": ((GOOD, [1, 2, 3]), {}, ValueError, r"targets: shape \(3,\) given for 2 image"),
-    "seed": ((GOOD, 0), {"seed": "sglrp"}, ValueError, "seed: 'sglrp' given, one of"),
+    "seed": ((GOOD, 0), {"seed": "uniform"}, ValueError, "seed: 'uniform' given, one of"),
     "layer": ((GOOD, 0), {"layer": "nowhere"}, ValueError, "no layer 'nowhere'"),
 }
 

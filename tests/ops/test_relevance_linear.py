@@ -11,6 +11,7 @@ from torch import Tensor
 from fastcam import ops
 from fastcam.ops import reference
 from fastcam.ops.gate import signal_dtype
+from fastcam.ops.seeds import SEEDS
 from tests.ops.contributions import denominators, relevance
 
 SIGNS = pytest.mark.parametrize("signed", [False, True], ids=["nonnegative", "signed"])
@@ -139,3 +140,64 @@ def test_the_way_back_is_the_adjoint(inputs: int, outputs: int, targets: int, se
     found = (back.view(targets, 2, inputs) * x).sum((1, 2))
     expected = (s.view(targets, 2, outputs) * (x @ positive.T)).sum((1, 2))
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
+def seed_by_hand(logits: Tensor, target: int, seed: str) -> Tensor:
+    """The seed of one image and target, class by class."""
+    z, p = logits[target].item(), logits.softmax(0)
+    values = []
+    for k in range(len(logits)):
+        if seed == "one_hot":
+            values.append(z if k == target else 0.0)
+        elif seed == "clrp":
+            size = abs(z) if z != 0 else 1.0
+            values.append(size if k == target else -size / (len(logits) - 1))
+        else:
+            others = sum(p[n].item() for n in range(len(logits)) if n != target)
+            values.append(p[target].item() * (others if k == target else -p[k].item()))
+    return torch.tensor(values, dtype=torch.float64)
+
+
+@SIGNS
+@pytest.mark.parametrize("classes", [1, 5])
+@pytest.mark.parametrize("seed", ["one_hot", "clrp", "sglrp"])
+def test_seeded_equals_the_contributions(seed: str, classes: int, signed: bool) -> None:
+    """Several targets an image; a logit of zero, a negative one, the same target twice."""
+    x, weight, _, _ = problem(signed)
+    weight = weight[:classes]
+    logits, targets = draw(3, 5, seed=6)[:, :classes], torch.tensor([[0, 4], [1, 1], [2, 0]]).clamp(max=classes - 1)
+    logits[0, 0] = 0
+    logits[1, -1] = -2
+    positive, negative = halves(weight, signed)
+    _, gate = ops.relevance_linear(x, weight, None, positive, negative, "none", True)
+    g = ops.relevance_linear_seeded(logits, targets, gate, x if signed else None, positive, negative, seed)
+    assert g.shape == (6, 6)
+    above = torch.stack([torch.stack([seed_by_hand(logits[n], t, seed) for n, t in enumerate(c)]) for c in targets.T])
+    torch.testing.assert_close(g.view(2, 3, 6) * x, relevance(x, weight, above), rtol=1e-10, atol=1e-12)
+
+
+def test_sglrp_keeps_its_digits_where_p_is_next_to_one() -> None:
+    logits = torch.tensor([[30.0, 0.0, 1.0]])
+    found = SEEDS["sglrp"](logits, torch.tensor([[0]]))
+    expected = SEEDS["sglrp"](logits.double(), torch.tensor([[0]]))
+    assert 0 < expected[0, 0, 0] < 1e-11
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=0)
+    torch.testing.assert_close(expected.sum(), torch.tensor(0.0, dtype=torch.float64), rtol=0, atol=1e-25)
+
+
+def test_an_unknown_seed_is_named() -> None:
+    one = torch.ones(1, 1)
+    with pytest.raises(ValueError, match="'softmax' given, one of 'clrp', 'sglrp', 'one_hot' is valid"):
+        ops.relevance_linear_seeded(one, one.long(), one, None, one, None, "softmax")
+
+
+@SIGNS
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("seed", ["one_hot", "clrp", "sglrp"])
+def test_opcheck_of_seeded(signed: bool, dtype: torch.dtype, seed: str) -> None:
+    x, weight, bias, _ = problem(signed)
+    positive, negative = halves(weight.float(), signed)
+    x = x.to(dtype)
+    y, gate = ops.relevance_linear(x, weight.to(dtype), bias.to(dtype), positive, negative, "none", True)
+    arguments = (y, torch.tensor([[0, 1], [2, 3], [4, 4]]), gate, x if signed else None, positive, negative, seed)
+    torch.library.opcheck(torch.ops.fastcam.relevance_linear_seeded.default, arguments)

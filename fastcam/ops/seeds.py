@@ -20,6 +20,19 @@ def clrp(logits: Tensor, targets: Tensor) -> Tensor:
     return others.scatter(2, targets.unsqueeze(2), z)
 
 
+def sglrp(logits: Tensor, targets: Tensor) -> Tensor:
+    """Softmax-gradient seed (Iwana 2019): p_t (1 - p_t) at the target t, -p_t p_n at the others.
+
+    logits: (B, N), targets: (B, T) -> (B, T, N). 1 - p_t is the sum of the other probabilities: it keeps its digits
+    where p_t is next to 1.
+    """
+    p = logits.softmax(dim=1).unsqueeze(1).expand(-1, targets.shape[1], -1)
+    index = targets.unsqueeze(2)
+    p_target = p.gather(2, index)
+    others = p.scatter(2, index, 0.0)
+    return (-p_target * others).scatter(2, index, p_target * others.sum(dim=2, keepdim=True))
+
+
 def one_hot(logits: Tensor, targets: Tensor) -> Tensor:
     """One-hot seed: z_t at the target t, 0 elsewhere. logits: (B, N), targets: (B, T) -> (B, T, N)."""
     z = logits.gather(1, targets).unsqueeze(2)
@@ -32,4 +45,4 @@ def _magnitude(logits: Tensor, targets: Tensor) -> Tensor:
     return torch.where(z == 0, torch.ones_like(z), z).unsqueeze(2)
 
 
-SEEDS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"clrp": clrp, "one_hot": one_hot}
+SEEDS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"clrp": clrp, "sglrp": sglrp, "one_hot": one_hot}
