@@ -66,7 +66,17 @@ def rows_around(upper, lower, x_low, x_high, x_fraction, stride_w, number: tl.co
 
 @triton.jit
 def upsample(
-    image, y, x, source_height, source_width, height, width, stride_h, stride_w, RELU: tl.constexpr, number: tl.constexpr
+    image,
+    y,
+    x,
+    source_height,
+    source_width,
+    height,
+    width,
+    stride_h,
+    stride_w,
+    RELU: tl.constexpr,
+    number: tl.constexpr,
 ):
     """Return pixels y and x, which broadcast against each other and against `image`, of the upsampled map."""
     y_low, y_high, y_remainder = source_position(y, source_height, height)
@@ -112,9 +122,7 @@ def corner_extremes(
         column = tl.minimum(tile % column_tiles * BLOCK_X + columns, corner_columns - 1)
         y = corner_pixel(row, source_height, height)
         x = corner_pixel(column, source_width, width)
-        value = upsample(
-            image, y, x, source_height, source_width, height, width, stride_h, stride_w, RELU, low.dtype
-        )
+        value = upsample(image, y, x, source_height, source_width, height, width, stride_h, stride_w, RELU, low.dtype)
         low = tl.minimum(low, value, propagate_nan=tl.PropagateNan.ALL)
         high = tl.maximum(high, value, propagate_nan=tl.PropagateNan.ALL)
     return low, high
