@@ -76,18 +76,20 @@ def default_config(
     parts = min(triton.cdiv(8 * multiprocessors, max(blocks, 1)), triton.cdiv(size[0], 16))
 
     corners = [min(2 * old, new) for old, new in zip(source, size, strict=True)]
-    search_rows, search_columns = (min(16, triton.next_power_of_2(number)) for number in corners)
-    searched = math.prod(
-        triton.cdiv(number, block) * block for number, block in zip(corners, (search_rows, search_columns), strict=True)
-    )
-    # A corner takes two to three times the work of a pixel's number: about a seventh more work is accepted.
+    rows_searched, columns_searched = (triton.cdiv(number, 16) * 16 for number in corners)
+    searched = rows_searched * columns_searched
+    # A corner takes two to three times the work of a pixel's number. About a seventh more work is accepted, and
+    # on a device that is not full anything that takes few steps.
+    repeated = searched * parts * triton.cdiv(row, columns)
+    idle = blocks * parts <= multiprocessors and searched <= 1024
+    search_apart = repeated * 16 > size[0] * row and not idle
     return MaskedInputsConfig(
         pairs=together,
         columns=columns,
         parts=parts,
-        search_rows=search_rows,
-        search_columns=search_columns,
-        search_apart=searched * parts * triton.cdiv(row, columns) * 16 > size[0] * row,
+        search_rows=min(16, triton.next_power_of_2(corners[0])),
+        search_columns=min(64 if search_apart else 16, triton.next_power_of_2(corners[1])),
+        search_apart=search_apart,
         num_warps=together,
     )
 
@@ -95,9 +97,7 @@ def default_config(
 @triton.jit
 def plane_stride(stride, WIDE: tl.constexpr):
     """Return a stride inside planes of activations, in 64 bits only where offsets need them: they fill registers."""
-    if WIDE:
-        return tl.cast(stride, tl.int64)
-    return stride
+    return tl.cast(stride, tl.int64) if WIDE else stride
 
 
 @triton.jit
@@ -221,9 +221,7 @@ def extremes_kernel(
 @triton.jit
 def column_offset(e, x, stride_w, stride_c, COLOURS: tl.constexpr, FLAT: tl.constexpr):
     """Return where column e = x * C + c of a row lies behind the row's start."""
-    if FLAT:
-        return e
-    return x.to(tl.int64) * stride_w + (e % COLOURS).to(tl.int64) * stride_c
+    return e if FLAT else x.to(tl.int64) * stride_w + (e % COLOURS).to(tl.int64) * stride_c
 
 
 @triton.jit
@@ -357,13 +355,13 @@ def masked_inputs_kernel(
     x_low, x_high, x_remainder = source_position(x, source_width, width)
     x_fraction = fraction(x_remainder, width, number)
 
-    n = n[:, None]
-    image = images + tl.multiple_of(n * stride_in, (ALIGNED_IMAGES, ALIGNED_IMAGES))
-    shown = baseline + tl.multiple_of(n * stride_bn, (ALIGNED_BASELINE, ALIGNED_BASELINE))
+    # Hints are given in one dimension: on a block of one pair the compiler makes numbers of products, and breaks on
+    # hints of another rank.
+    image = images + tl.multiple_of(n * stride_in, ALIGNED_IMAGES)[:, None]
+    shown = baseline + tl.multiple_of(n * stride_bn, ALIGNED_BASELINE)[:, None]
     image += column_offset(e, x, stride_iw, stride_ic, COLOURS, FLAT_IMAGES)
     shown += column_offset(e, x, stride_bw, stride_bc, COLOURS, FLAT_BASELINE)
-    mask_start = tl.multiple_of(pair.to(tl.int64)[:, None] * height * row, (ALIGNED_OUTPUT, ALIGNED_OUTPUT))
-    out = output + mask_start + e
+    out = output + tl.multiple_of(pair.to(tl.int64) * height * row, ALIGNED_OUTPUT)[:, None] + e
 
     rows_per_part = tl.cdiv(height, parts)
     first_row = part * rows_per_part
@@ -512,7 +510,7 @@ def plan(
             "BLOCK_Y": config.search_rows,
             "BLOCK_X": config.search_columns,
         },
-        num_warps=config.num_warps,
+        num_warps=4,
     )
     extent = math.gcd(row, config.columns)
     blocks = triton.cdiv(pairs, config.pairs) * triton.cdiv(row, config.columns) * config.parts
