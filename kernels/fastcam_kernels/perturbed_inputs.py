@@ -120,7 +120,8 @@ def perturbed_inputs_kernel(
         value = tl.where(position < replaced[:, None], replacement, shown)
         # In one dimension: on a block of one step the compiler breaks on a hint of two.
         begin = tl.multiple_of((n * step_count + s) * image_size, ALIGNED_OUTPUT)
-        tl.store(output + begin[:, None] + e, value, mask=inside & (s < last_step)[:, None])
+        out = output + begin[:, None] + e
+        tl.store(out, value, mask=inside & (s < last_step)[:, None])
 
 
 def perturbed_inputs(
