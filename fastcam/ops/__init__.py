@@ -2,12 +2,15 @@
 
 from fastcam.ops.cam_map import cam_map
 from fastcam.ops.masked_inputs import masked_inputs
+from fastcam.ops.perturbed_inputs import perturbed_inputs, pixel_rank
 from fastcam.ops.relevance_conv import relevance_conv, relevance_conv_backward, relevance_conv_weights
 from fastcam.ops.relevance_linear import relevance_linear, relevance_linear_backward, relevance_linear_seeded
 
 __all__ = [
     "cam_map",
     "masked_inputs",
+    "perturbed_inputs",
+    "pixel_rank",
     "relevance_conv",
     "relevance_conv_backward",
     "relevance_conv_weights",

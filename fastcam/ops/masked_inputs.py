@@ -10,7 +10,8 @@ For pair p with image n = image_index[p] and channel k = channel_index[p]:
 import torch
 from torch import Tensor
 
-from fastcam.ops.maps import min_max_, upsample
+from fastcam.ops.backend import kernels_serve
+from fastcam.ops.maps import flat_tolerance, min_max_, upsample
 
 
 def masked_inputs_reference(
@@ -31,12 +32,13 @@ def masked_inputs_reference(
 
     Returns:
         The images' dtype, channels-last; not differentiable. M is computed in float32 (float64 if activations
-        or images are) and rounded to the images' dtype once.
+        or images are) and rounded to the images' dtype once (by the Triton kernel not at all before the product).
 
     Raises:
         ValueError: shapes that do not fit each other, tensors on different devices.
         TypeError: dtypes other than those above.
-        IndexError: an index out of range (on CUDA a device-side assertion).
+        IndexError: an index out of range. On CUDA the host does not wait to learn of one: there the reference
+            ends in a device-side assertion, and the Triton kernel makes the whole masked image NaN.
     """
     _check(images, activations, image_index, channel_index, baseline)
     number = torch.promote_types(torch.promote_types(images.dtype, activations.dtype), torch.float32)
@@ -121,6 +123,24 @@ def masked_inputs(
 ) -> Tensor:
     """Return masked images (P, C, H, W): arguments, result, errors as of `masked_inputs_reference`."""
     return masked_inputs_reference(images, activations, image_index, channel_index, baseline)
+
+
+@masked_inputs.register_kernel("cuda")
+def _(
+    images: Tensor,
+    activations: Tensor,
+    image_index: Tensor,
+    channel_index: Tensor,
+    baseline: Tensor | None,
+) -> Tensor:
+    if not kernels_serve(images.device):
+        return masked_inputs_reference(images, activations, image_index, channel_index, baseline)
+    from fastcam_kernels import masked_inputs as kernel
+
+    number = torch.promote_types(torch.promote_types(images.dtype, activations.dtype), torch.float32)
+    return kernel.masked_inputs(
+        images, activations, image_index, channel_index, baseline, flat_tolerance=flat_tolerance(number)
+    )
 
 
 @masked_inputs.register_fake

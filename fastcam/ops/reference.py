@@ -2,6 +2,7 @@
 
 from fastcam.ops.cam_map import cam_map_reference as cam_map
 from fastcam.ops.masked_inputs import masked_inputs_reference as masked_inputs
+from fastcam.ops.perturbed_inputs import perturbed_inputs_reference as perturbed_inputs
 from fastcam.ops.relevance_conv import relevance_conv_backward_reference as relevance_conv_backward
 from fastcam.ops.relevance_conv import relevance_conv_reference as relevance_conv
 from fastcam.ops.relevance_conv import relevance_conv_weights_reference as relevance_conv_weights
@@ -12,6 +13,7 @@ from fastcam.ops.relevance_linear import relevance_linear_seeded_reference as re
 __all__ = [
     "cam_map",
     "masked_inputs",
+    "perturbed_inputs",
     "relevance_conv",
     "relevance_conv_backward",
     "relevance_conv_weights",

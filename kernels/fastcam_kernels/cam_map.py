@@ -17,11 +17,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fastcam_kernels.bilinear import LARGEST_SIDE, corner_extremes, upsample
 from fastcam_kernels.launch import Launch, processors, require_runnable
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-# Source positions are computed in 32-bit integers, (2 * pixel + 1) * source: exact up to here.
-LARGEST_SIDE = 32_767
 
 
 @dataclass(frozen=True)
@@ -164,62 +163,6 @@ def weighted_sum_kernel(
 
 
 @triton.jit
-def first_pixel(cell, source, size):
-    """Return the first pixel y with source position ((2 y + 1) source - size) / (2 size) >= cell."""
-    # The first cell also takes the pixels in front of it, the last one those behind.
-    bound = size * (2 * cell + 1) - source
-    pixel = (tl.where(bound > 0, bound, 0) + 2 * source - 1) // (2 * source)
-    return tl.where(cell <= 0, 0, tl.where(cell >= source, size, pixel))
-
-
-@triton.jit
-def corner_pixel(corner, source, size):
-    """Return the pixel of a corner: 2 i and 2 i + 1 are the first and the last pixel of cell i."""
-    # Together the cells hold all pixels. Where corners are no saving, every pixel is its own corner.
-    cell = corner // 2
-    first = first_pixel(cell, source, size)
-    last = first_pixel(cell + 1, source, size) - 1
-    pixel = tl.where(corner % 2 == 0, first, last)
-    pixel = tl.where(2 * source < size, pixel, corner)
-    pixel = tl.where(pixel < 0, 0, pixel)
-    return tl.where(pixel < size, pixel, size - 1)
-
-
-@triton.jit
-def source_position(pixel, source, size):
-    """Return the two source positions around a pixel, and 2 size times the fraction between them."""
-    # Half-pixel centres (align_corners=False), clamped at the edges. In integers, so the fraction is exact.
-    numerator = (2 * pixel + 1) * source - size
-    numerator = tl.where(numerator > 0, numerator, 0)
-    low = numerator // (2 * size)
-    remainder = numerator - low * (2 * size)
-    low = tl.where(low < source, low, source - 1)
-    high = tl.where(low + 1 < source, low + 1, source - 1)
-    return low, high, remainder
-
-
-@triton.jit
-def upsample(image, y, x, source_height, source_width, height, width, RELU: tl.constexpr):
-    """Return pixels y (rows, 1) and x (1, columns) of the upsampled map."""
-    number = image.dtype.element_ty
-    y_low, y_high, y_remainder = source_position(y, source_height, height)
-    x_low, x_high, x_remainder = source_position(x, source_width, width)
-    y_fraction = y_remainder.to(number) / (y_remainder * 0 + 2 * height).to(number)
-    x_fraction = x_remainder.to(number) / (x_remainder * 0 + 2 * width).to(number)
-    # a + f (b - a) keeps a flat map flat.
-    upper = image + y_low * source_width
-    lower = image + y_high * source_width
-    upper_left = tl.load(upper + x_low)
-    lower_left = tl.load(lower + x_low)
-    top = upper_left + x_fraction * (tl.load(upper + x_high) - upper_left)
-    bottom = lower_left + x_fraction * (tl.load(lower + x_high) - lower_left)
-    value = top + y_fraction * (bottom - top)
-    if RELU:
-        value = tl.where(value < 0, 0.0, value)  # and a NaN stays one
-    return value
-
-
-@triton.jit
 def finish_map_kernel(
     sums,
     maps,
@@ -244,20 +187,24 @@ def finish_map_kernel(
     number = sums.dtype.element_ty
 
     if NORMALIZE:
-        corner_rows = tl.minimum(2 * source_height, height)
-        corner_columns = tl.minimum(2 * source_width, width)
-        column_tiles = tl.cdiv(corner_columns, BLOCK_X)
         low = tl.full((BLOCK_Y, BLOCK_X), float("inf"), dtype=number)
         high = tl.full((BLOCK_Y, BLOCK_X), float("-inf"), dtype=number)
-        for tile in range(tl.cdiv(corner_rows, BLOCK_Y) * column_tiles):
-            # Beyond the last corner: that corner again, which changes no extreme.
-            row = tl.minimum(tile // column_tiles * BLOCK_Y + rows, corner_rows - 1)
-            column = tl.minimum(tile % column_tiles * BLOCK_X + columns, corner_columns - 1)
-            y = corner_pixel(row, source_height, height)
-            x = corner_pixel(column, source_width, width)
-            value = upsample(source, y, x, source_height, source_width, height, width, RELU)
-            low = tl.minimum(low, value, propagate_nan=tl.PropagateNan.ALL)
-            high = tl.maximum(high, value, propagate_nan=tl.PropagateNan.ALL)
+        low, high = corner_extremes(
+            source,
+            rows,
+            columns,
+            low,
+            high,
+            source_height,
+            source_width,
+            height,
+            width,
+            source_width,
+            1,
+            RELU,
+            BLOCK_Y,
+            BLOCK_X,
+        )
         # Reductions drop NaN; a map with one is NaN as a whole, as in the reference.
         broken = tl.max((low != low).to(tl.int32)) > 0
         lowest = tl.min(low)
@@ -277,7 +224,19 @@ def finish_map_kernel(
         inside = (y < height) & (x < width)
         y_clamped = tl.minimum(y, height - 1)
         x_clamped = tl.minimum(x, width - 1)
-        value = upsample(source, y_clamped, x_clamped, source_height, source_width, height, width, RELU)
+        value = upsample(
+            source,
+            y_clamped,
+            x_clamped,
+            source_height,
+            source_width,
+            height,
+            width,
+            source_width,
+            1,
+            RELU,
+            number,
+        )
         if NORMALIZE:
             value = (value - lowest) / span
             # Rounding can leave a pixel inside a cell one unit beyond the cell's corners.

@@ -53,3 +53,16 @@ def masked_inputs(
         other = torch.zeros_like(images[n]) if baseline is None else baseline[n]
         masked.append(images[n].double() * mask + other.double() * (1 - mask))
     return torch.stack(masked)
+
+
+def perturbed_inputs(images: Tensor, base: Tensor, rank: Tensor, steps: Tensor) -> Tensor:
+    width = images.shape[3]
+    batch = []
+    for image, other, positions in zip(images, base, rank.flatten(1).tolist(), strict=True):
+        for replaced in steps.tolist():
+            step = image.clone()
+            for pixel, position in enumerate(positions):
+                if position < replaced:
+                    step[:, pixel // width, pixel % width] = other[:, pixel // width, pixel % width]
+            batch.append(step)
+    return torch.stack(batch)
