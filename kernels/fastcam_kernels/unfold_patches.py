@@ -58,7 +58,7 @@ def default_config(
     # A band starts with three rows of the crop that write nothing: not too short, and not more than needed to fill
     # the device several times over.
     rows = height
-    while rows > 16 and strips * triton.cdiv(height, rows) < 16 * multiprocessors:
+    while rows > 16 and strips * triton.cdiv(height, rows) < 8 * multiprocessors:
         rows = triton.cdiv(rows, 2)
     return UnfoldPatchesConfig(elements=elements, rows=rows, num_warps=elements // (32 * per_thread))
 
@@ -165,9 +165,11 @@ def unfold_patches_kernel(
     # begins three cells early, to fetch three of them before there is something to write.
     cell -= 3
     remainder += 3 * (2 * height)
+    # Each name has zeros of its own: triton takes names for one tensor as one variable of the loop, and the shift of
+    # the rows at its end would be lost (seen in 3.9; the interpreter does not show it).
     before = tl.zeros((BLOCK,), dtype=number)
-    low = before
-    high = before
+    low = tl.zeros((BLOCK,), dtype=number)
+    high = tl.zeros((BLOCK,), dtype=number)
     while cell <= last_cell:
         behind = resized_row(crop, cell + 2, crop_height, stride_h, x_before, x_low, x_high, x_behind, t, number, CUBIC)
         while (y < end) & (remainder < 2 * height):
@@ -324,14 +326,12 @@ def shipped() -> Iterator[tuple[str, Launch]]:
     cases = [
         # batch, layout, dtype, side of the result, mode
         (256, "nhwc", single, 322, "bicubic"),
-        (256, "nchw", single, 322, "bicubic"),
         (1, "nhwc", single, 322, "bicubic"),
         (256, "nhwc", bfloat, 322, "bicubic"),
         (256, "nchw", half, 322, "bicubic"),
         (256, "nhwc", double, 322, "bicubic"),
         (256, "nhwc", single, 224, "bicubic"),
         (256, "nhwc", bfloat, 224, "bicubic"),
-        (256, "nhwc", double, 224, "bicubic"),
         (256, "nhwc", single, 299, "bicubic"),
         (256, "nhwc", single, 322, "bilinear"),
         (256, "nhwc", bfloat, 224, "bilinear"),

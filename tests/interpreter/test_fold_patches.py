@@ -10,7 +10,7 @@ from fastcam.ops import reference
 from fastcam_kernels import fold_patches as kernel
 from tests.interpreter.test_unfold_patches import reserved
 from tests.ops.test_cam_map import strided
-from tests.ops.test_fold_patches import SIZES, grid, tensors
+from tests.ops.test_fold_patches import SIZES, tensors
 
 
 @pytest.fixture(autouse=True)
@@ -26,12 +26,9 @@ def empty_tensors_are_nan() -> Iterator[None]:
 BIG = kernel.FoldPatchesConfig(rows=32, columns=32)
 
 
-@pytest.mark.parametrize("targets", [1, 2])
 @pytest.mark.parametrize(("source", "crop", "size"), SIZES.values(), ids=SIZES.keys())
-def test_kernel_equals_the_reference(
-    source: tuple[int, int], crop: tuple[int, int], size: tuple[int, int], targets: int
-) -> None:
-    arguments = (*tensors(source, crop, size, targets=targets), crop, size)
+def test_kernel_equals_the_reference(source: tuple[int, int], crop: tuple[int, int], size: tuple[int, int]) -> None:
+    arguments = (*tensors(source, crop, size, patches=3), crop, size)
     actual = kernel.fold_patches(*arguments, config=BIG)
     assert actual.dtype == torch.float64
     torch.testing.assert_close(actual, reference.fold_patches(*arguments), rtol=1e-12, atol=1e-12)
@@ -39,7 +36,7 @@ def test_kernel_equals_the_reference(
 
 CONFIGS = {
     "small-tiles": kernel.FoldPatchesConfig(rows=4, columns=8),
-    "one-row-each": kernel.FoldPatchesConfig(rows=1, columns=16),
+    "two-rows-each": kernel.FoldPatchesConfig(rows=2, columns=16),
     "default": None,
 }
 
@@ -63,10 +60,17 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
-@pytest.mark.parametrize("dtype", [torch.int32, torch.int64], ids=str)
-def test_layouts_and_offset_types(layout: object, dtype: torch.dtype) -> None:
-    maps, confidences, tops, lefts = tensors((3, 4), (8, 7), (13, 12))
+def test_layouts(layout: object) -> None:
+    maps, confidences, tops, lefts = tensors((3, 4), (8, 7), (13, 12), patches=2)
     maps, confidences = layout(maps), layout(confidences)
+    expected = reference.fold_patches(maps, confidences, tops, lefts, (8, 7), (13, 12))
+    actual = kernel.fold_patches(maps, confidences, tops, lefts, (8, 7), (13, 12), config=BIG)
+    torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64], ids=str)
+def test_offsets_with_gaps_in_memory(dtype: torch.dtype) -> None:
+    maps, confidences, tops, lefts = tensors((3, 4), (8, 7), (13, 12), batch=1, targets=1)
     expected = reference.fold_patches(maps, confidences, tops, lefts, (8, 7), (13, 12))
     offsets = torch.stack([tops, lefts], dim=1).to(dtype)
     actual = kernel.fold_patches(maps, confidences, offsets[:, 0], offsets[:, 1], (8, 7), (13, 12), config=BIG)
@@ -74,19 +78,25 @@ def test_layouts_and_offset_types(layout: object, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize(
-    ("dtype", "tolerance"),
-    [(torch.float32, 1e-5), (torch.float16, 1e-5), (torch.bfloat16, 1e-5), (torch.float64, 1e-12)],
+    ("maps_dtype", "confidences_dtype"),
+    [
+        (torch.float32, torch.float32),
+        (torch.float16, torch.float16),
+        (torch.bfloat16, torch.float32),
+        (torch.float32, torch.bfloat16),
+        (torch.float64, torch.float32),
+        (torch.float16, torch.float64),
+    ],
     ids=str,
 )
-def test_dtypes(dtype: torch.dtype, tolerance: float) -> None:
-    maps, confidences, *places = (*tensors((5, 4), (12, 12), (23, 23), batch=1, patches=9)[:2], *grid())
-    maps, confidences = maps.to(dtype), confidences.to(dtype)
+def test_dtypes(maps_dtype: torch.dtype, confidences_dtype: torch.dtype) -> None:
+    maps, confidences, *places = tensors((5, 4), (12, 12), (23, 23), batch=1, targets=1, patches=3)
+    maps, confidences = maps.to(maps_dtype), confidences.to(confidences_dtype)
     expected = reference.fold_patches(maps.double(), confidences.double(), *places, (12, 12), (23, 23))
     actual = kernel.fold_patches(maps, confidences, *places, (12, 12), (23, 23), config=BIG)
-    assert actual.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
-    torch.testing.assert_close(actual.double(), expected, rtol=0, atol=tolerance)
-    mixed = kernel.fold_patches(maps, confidences.float(), *places, (12, 12), (23, 23), config=BIG)
-    torch.testing.assert_close(mixed.double(), expected, rtol=0, atol=1e-5)
+    double = torch.float64 in (maps_dtype, confidences_dtype)
+    assert actual.dtype == (torch.float64 if double else torch.float32)
+    torch.testing.assert_close(actual.double(), expected, rtol=0, atol=1e-12 if double else 1e-5)
 
 
 def test_flat_maps_of_ones_fold_to_ones_and_zeros() -> None:
