@@ -31,7 +31,8 @@ def test_compiles_without_spills_within_the_chip(name: str, target: str) -> None
     code = compiled(name, target)
     assert code.loads > 0
     assert (code.spills, code.stack) == (0, 0)
-    assert code.shared <= 4096
+    # One tile, rearranged once for its store.
+    assert code.shared <= 32 * 32 * 8
     # At 128 registers four blocks of 128 threads still fit a multiprocessor: the gathers wait for the caches.
     assert code.registers <= 128
 
@@ -61,6 +62,14 @@ def test_strides_beyond_32_bits_compile() -> None:
     huge = torch.empty(1, device="meta").as_strided((2, 4, 3, 8, 8), (2**40, 2**36, 2**35, 2**34, 2**33))
     offsets = torch.empty(4, dtype=torch.int32, device="meta")
     launch, _ = fold_patches.plan(huge, huge[..., 0, 0], offsets, offsets, (4, 4), (9, 9))
+    assert aot.compile_launch(launch, "sm_90").spills == 0
+
+
+def test_arguments_of_one_compile() -> None:
+    # They reach the kernel as constants, which are no tensors.
+    offset = torch.empty(1, dtype=torch.int64, device="meta")
+    maps = torch.empty((1, 1, 1, 1, 1), device="meta")
+    launch, _ = fold_patches.plan(maps, maps[..., 0, 0], offset, offset, (1, 1), (1, 1))
     assert aot.compile_launch(launch, "sm_90").spills == 0
 
 

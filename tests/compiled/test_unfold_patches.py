@@ -96,6 +96,14 @@ def test_strides_beyond_32_bits_compile() -> None:
     assert aot.compile_launch(launch, "sm_90").spills == 0
 
 
+@pytest.mark.parametrize("mode", unfold_patches.MODES)
+def test_arguments_of_one_compile(mode: str) -> None:
+    # They reach the kernel as constants, which are no tensors.
+    offset = torch.empty(1, dtype=torch.int64, device="meta")
+    launch, _ = unfold_patches.plan(torch.empty((1, 1, 1, 1), device="meta"), offset, offset, (1, 1), (1, 1), mode)
+    assert aot.compile_launch(launch, "sm_90").spills == 0
+
+
 def test_programs_fill_the_device_and_cover_every_row() -> None:
     for name, launch in SHIPPED.items():
         assert launch.programs >= 4 * 132, name
