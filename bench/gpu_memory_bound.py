@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from fastcam.ops.perturbed_inputs import pixel_rank
-from fastcam.ops.unfold_patches import patch_offsets
 from torch import Tensor
 
 from bench.gpu_machine import watched
 from fastcam import ops
 from fastcam.ops import reference
 from fastcam.ops.backend import use_backend
+from fastcam.ops.perturbed_inputs import pixel_rank
+from fastcam.ops.unfold_patches import patch_offsets
 from fastcam_kernels.timing import Call, copies_past_cache, l2_bytes, measure
 
 BATCHES = (1, 32, 256)

@@ -66,3 +66,51 @@ def perturbed_inputs(images: Tensor, base: Tensor, rank: Tensor, steps: Tensor) 
                     step[:, pixel // width, pixel % width] = other[:, pixel // width, pixel % width]
             batch.append(step)
     return torch.stack(batch)
+
+
+def keys(distance: float) -> float:
+    """Return the cubic convolution kernel of Keys (1981) with a = -0.75."""
+    a, d = -0.75, abs(distance)
+    if d <= 1:
+        return (a + 2) * d**3 - (a + 3) * d**2 + 1
+    if d < 2:
+        return a * d**3 - 5 * a * d**2 + 8 * a * d - 4 * a
+    return 0.0
+
+
+def bicubic_matrix(source: int, size: int) -> Tensor:
+    """Return B (size, source), half-pixel centres: taps beyond the border fall on the border."""
+    matrix = torch.zeros(size, source, dtype=torch.float64)
+    for y in range(size):
+        s = (y + 0.5) * source / size - 0.5
+        for i in range(-3, source + 3):
+            matrix[y, min(max(i, 0), source - 1)] += keys(s - i)
+    return matrix
+
+
+def unfold_patches(
+    images: Tensor, tops: Tensor, lefts: Tensor, crop: tuple[int, int], size: tuple[int, int], mode: str
+) -> Tensor:
+    matrix = {"bilinear": bilinear_matrix, "bicubic": bicubic_matrix}[mode]
+    rows, columns = matrix(crop[0], size[0]), matrix(crop[1], size[1])
+    batch = torch.empty(len(images) * len(tops), images.shape[1], *size, dtype=torch.float64)
+    for n in range(len(images)):
+        for p, (top, left) in enumerate(zip(tops.tolist(), lefts.tolist(), strict=True)):
+            patch = images[n, :, top : top + crop[0], left : left + crop[1]].double()
+            batch[n * len(tops) + p] = rows @ patch @ columns.T
+    return batch
+
+
+def fold_patches(
+    maps: Tensor, confidences: Tensor, tops: Tensor, lefts: Tensor, crop: tuple[int, int], size: tuple[int, int]
+) -> Tensor:
+    batch, patches, targets = maps.shape[:3]
+    folded = torch.zeros(batch, targets, *size, dtype=torch.float64)
+    duplicates = torch.zeros(size, dtype=torch.float64)
+    for p in range(patches):
+        where = (slice(int(tops[p]), int(tops[p]) + crop[0]), slice(int(lefts[p]), int(lefts[p]) + crop[1]))
+        duplicates[where] += 1
+        for n in range(batch):
+            for t in range(targets):
+                folded[n, t][where] += confidences[n, p, t].double() * upsampled(maps[n, p, t], crop)
+    return torch.where(duplicates > 0, folded / duplicates, 0.0)
