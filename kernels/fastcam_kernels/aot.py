@@ -32,7 +32,7 @@ TARGETS = {
     name: GPUTarget("cuda", capability, 32) for name, capability in {"sm_80": 80, "sm_90": 90, "sm_100": 100}.items()
 }
 # Modules of this package, each with a function `shipped`.
-OPERATORS = ("cam_map",)
+OPERATORS = ("cam_map", "relevance_conv_backward")
 # Bytes of shared memory that one block may have (CUDA C++ programming guide, technical specifications).
 SHARED_LIMIT = {"sm_80": 163 * 1024, "sm_90": 227 * 1024, "sm_100": 227 * 1024}
 
