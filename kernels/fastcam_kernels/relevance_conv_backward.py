@@ -21,9 +21,8 @@ There are two algorithms; `choose` says which serves.
 
 Where S is formed. In the operand's load path it costs no memory traffic, but shared memory, and is repeated for every
 tap and every block of channels that reads it. A 1x1 convolution reads it once per block of channels: there the
-product stands in the load path. So it does in a depthwise convolution whose positions see up to nine taps each (what
-taps share comes from the cache). Elsewhere a launch of its own writes S first: two reads and one write of what is
-small beside the taps' reads.
+product stands in the load path. So it does in depthwise convolutions of up to nine taps: what taps share comes from the
+cache, and S would cost as much traffic as the convolution. Elsewhere a launch of its own writes S first.
 
 The reduction is two launches: each program writes its sum over its positions of one image; then these are added in a
 fixed order. Nothing is added by atomics, so that results do not depend on timing.
@@ -144,13 +143,12 @@ def elementwise_config(problem: Problem, algorithm: Literal["triton", "compositi
     """Compute blocks for kernels that multiply no matrices: two 128-bit loads a thread of 16-bit signals, or half."""
     channels = min(64, max(16, triton.next_power_of_2(problem.channels)))
     narrow = problem.gate.dtype == torch.bfloat16 and not problem.signed
-    taps = math.prod(problem.kernel)
     return BackwardConfig(
         algorithm=algorithm,
         positions=(2048 if narrow else 1024) // channels,
         channels=channels,
         outputs=1,
-        gate_first=algorithm == "composition" or taps > 9 * math.prod(problem.stride),
+        gate_first=algorithm == "composition" or math.prod(problem.kernel) > 9,
         num_warps=4,
         num_stages=3,
     )
@@ -161,45 +159,50 @@ def triton_config(problem: Problem, *, exact: bool) -> BackwardConfig:
     wide = problem.gate.dtype == torch.float32
     if problem.depthwise:
         return elementwise_config(problem, "triton")
+    wide = problem.gate.dtype == torch.float32
     per_group = problem.channels // problem.groups
-    most = 64 if exact or problem.signed or wide else 128
     # Blocks of several groups multiply zeros between them: the narrowest that tensor cores do well.
-    channels = _channel_block(per_group if per_group >= 32 or problem.groups == 1 else 32, most)
-    positions = 64 if exact else 128
-    programs = _programs(problem, positions, channels)
-    while positions > 32 and programs < processors(problem.signal.device):
-        positions //= 2
-        programs = _programs(problem, positions, channels)
-    step = 16 if exact else 32 if wide else 64
+    narrowest = per_group if per_group >= 32 or problem.groups == 1 else 32
+    channels = _channel_block(narrowest, 32 if exact else 64 if wide or problem.signed else 128)
+    # Tensor cores of sm_90 multiply 64 rows at a time.
+    while channels > 32 and _programs(problem, 64, channels) < processors(problem.signal.device):
+        channels //= 2
+    # 64 x 128 and 128 x 32 fill the registers of four warps, and so do less where S is formed on the way, two
+    # products are formed, or numbers are wide.
+    filled = wide or channels == 128 or (channels == 64 and (problem.pointwise or problem.signed))
     return BackwardConfig(
         algorithm="triton",
-        positions=positions,
+        positions=64 if filled else 128,
         channels=channels,
-        outputs=min(step, max(16, triton.next_power_of_2(problem.outputs // problem.groups))),
+        outputs=min(
+            16 if exact else 32 if wide else 64, max(16, triton.next_power_of_2(problem.outputs // problem.groups))
+        ),
         gate_first=math.prod(problem.kernel) > 1,
-        num_warps=8 if positions * channels * (2 if problem.signed else 1) > 128 * 64 else 4,
-        num_stages=3,
+        num_warps=8 if channels == 64 and not filled else 4,
+        # A third stage is worth more than it costs in registers only where products are not what takes the time.
+        num_stages=2 if exact else 3,
     )
 
 
 def _channel_block(channels: int, most: int) -> int:
     """Return the block that wastes least: a block costs its width, and 32 for reading the signal once more."""
     blocks = [block for block in (128, 64, 32, 16) if block <= most]
-    return min(blocks, key=lambda block: (triton.cdiv(channels, block) * (block + 32), -block))
+    best: int = min(blocks, key=lambda block: (triton.cdiv(channels, block) * (block + 32), -block))
+    return best
 
 
 def _programs(problem: Problem, positions: int, channels: int) -> int:
     """Return how many programs cover G, or its sums, in blocks of that size."""
-    return _position_blocks(problem, positions) * triton.cdiv(problem.channels, channels)
+    programs: int = _position_blocks(problem, positions) * triton.cdiv(problem.channels, channels)
+    return programs
 
 
 def _position_blocks(problem: Problem, positions: int) -> int:
     """Return how many blocks of positions there are: of all images together, or per image where each is reduced."""
     rows, columns = (triton.cdiv(side, step) for side, step in zip(problem.size, problem.stride, strict=True))
     classes = math.prod(problem.stride)
-    if problem.reduce:
-        return problem.images * classes * triton.cdiv(rows * columns, positions)
-    return classes * triton.cdiv(problem.images * rows * columns, positions)
+    per_class: int = triton.cdiv(rows * columns if problem.reduce else problem.images * rows * columns, positions)
+    return classes * per_class * (problem.images if problem.reduce else 1)
 
 
 @triton.jit
@@ -1051,6 +1054,9 @@ def _check_shape(name: str, tensor: Tensor, expected: tuple[int, ...]) -> None:
         raise ValueError(f"{name} has shape {tuple(tensor.shape)}; {expected} is needed")
 
 
+_KINDS = {torch.bfloat16: "bf16", torch.float32: "fp32"}
+
+
 @dataclass(frozen=True)
 class _Layer:
     """A real layer: C inputs of one side, K outputs, a square kernel with the padding that keeps sizes."""
@@ -1068,9 +1074,7 @@ class _Layer:
         split = "" if self.groups == 1 else " dw" if self.groups == self.channels else f" g{self.groups}"
         return f"{self.kernel}x{self.kernel}{step} {self.channels}->{self.outputs}{split} {self.side}"
 
-    def problem(
-        self, batch: int, dtype: torch.dtype, *, signed: bool, residual: bool, reduce: bool, targets: int = 1
-    ) -> Problem:
+    def problem(self, batch: int, dtype: torch.dtype, *, signed: bool, residual: bool, reduce: bool) -> Problem:
         """Return the layer's way back as a problem on meta tensors."""
         padding = self.kernel // 2
         side = (self.side + 2 * padding - self.kernel) // self.stride + 1
@@ -1081,12 +1085,12 @@ class _Layer:
         weight = empty(self.outputs, self.channels // self.groups, self.kernel, self.kernel)
         x = empty(batch, self.channels, self.side, self.side)
         return _problem(
-            empty(targets * batch, self.outputs, side, side),
+            empty(batch, self.outputs, side, side),
             empty(batch, self.outputs, side, side),
             x if signed or reduce else None,
             weight,
             weight if signed else None,
-            empty(targets * batch, *x.shape[1:]) if residual else None,
+            empty(batch, *x.shape[1:]) if residual else None,
             (self.side, self.side),
             (self.stride, self.stride),
             (padding, padding),
@@ -1100,65 +1104,60 @@ def shipped() -> Iterator[tuple[str, Launch]]:
     """Yield, for the ahead-of-time gate, (name, launch) for the ways in which the kernels are specialised."""
     half, single = torch.bfloat16, torch.float32
     cases = [
-        # layer, batch, dtype, signed, residual, reduce
-        (_Layer(256, 64, 56), 32, half, False, True, False),  # ResNet-50
-        (_Layer(64, 256, 56), 32, half, False, False, False),
-        (_Layer(64, 256, 56), 32, half, False, True, False),
-        (_Layer(1024, 2048, 14, stride=2), 32, half, False, True, False),
-        (_Layer(1024, 256, 14), 1, half, False, True, False),
-        (_Layer(1024, 512, 14), 32, half, False, True, True),
-        (_Layer(128, 128, 28, kernel=3), 32, half, False, False, False),
-        (_Layer(256, 256, 28, kernel=3, stride=2), 32, half, False, False, False),
-        (_Layer(256, 256, 56, kernel=3), 32, half, False, False, False),  # VGG
-        (_Layer(512, 512, 14, kernel=3), 32, half, False, False, True),
-        (_Layer(416, 128, 28), 32, half, True, False, False),  # DenseNet-121
-        (_Layer(24, 144, 56), 32, half, True, True, False),  # EfficientNet-Lite0
-        (_Layer(112, 672, 14), 32, half, True, True, False),
-        (_Layer(192, 1152, 7), 32, half, True, True, True),
-        (_Layer(32, 32, 112, kernel=3, groups=32), 32, half, False, False, False),
-        (_Layer(96, 96, 112, kernel=3, stride=2, groups=96), 32, half, False, False, False),
-        (_Layer(240, 240, 28, kernel=5, groups=240), 32, half, False, False, False),
-        (_Layer(144, 144, 56, kernel=5, stride=2, groups=144), 32, half, False, False, False),
-        (_Layer(672, 672, 14, kernel=5, groups=672), 32, half, False, False, True),
-        (_Layer(128, 128, 56, kernel=3, groups=32), 32, half, False, False, False),  # ResNeXt-50 32x4d
-        (_Layer(256, 256, 56, kernel=3, stride=2, groups=32), 32, half, False, False, False),
-        (_Layer(1024, 1024, 7, kernel=3, groups=32), 32, half, False, False, False),
-        (_Layer(256, 64, 56), 32, single, False, True, False),
-        (_Layer(128, 128, 28, kernel=3), 32, single, False, False, False),
-        (_Layer(24, 144, 56), 32, single, True, True, False),
-        (_Layer(1024, 512, 14), 32, single, False, True, True),
-        (_Layer(96, 96, 112, kernel=3, stride=2, groups=96), 32, single, False, False, False),
+        # layer, dtype, tf32, signed, residual, reduce
+        (_Layer(256, 64, 56), half, False, False, True, False),  # ResNet-50
+        (_Layer(64, 256, 56), half, False, False, False, False),
+        (_Layer(1024, 2048, 14, stride=2), half, False, False, True, False),
+        (_Layer(2048, 512, 7), half, False, False, True, True),
+        (_Layer(128, 128, 28, kernel=3), half, False, False, False, False),
+        (_Layer(256, 256, 28, kernel=3, stride=2), half, False, False, False, False),
+        (_Layer(256, 256, 56, kernel=3), half, False, False, False, False),  # VGG
+        (_Layer(512, 512, 14, kernel=3), half, False, False, False, True),
+        (_Layer(416, 128, 28), half, False, True, False, False),  # DenseNet-121
+        (_Layer(24, 144, 56), half, False, True, True, False),  # EfficientNet-Lite0
+        (_Layer(192, 1152, 7), half, False, True, False, True),
+        (_Layer(32, 32, 112, kernel=3, groups=32), half, False, False, False, False),
+        (_Layer(96, 96, 112, kernel=3, stride=2, groups=96), half, False, False, False, False),
+        (_Layer(240, 240, 28, kernel=5, groups=240), half, False, False, False, False),
+        (_Layer(128, 128, 56, kernel=3, groups=32), half, False, False, False, False),  # ResNeXt-50 32x4d
+        (_Layer(1024, 1024, 7, kernel=3, groups=32), half, False, False, False, False),
+        (_Layer(256, 64, 56), single, False, False, True, False),
+        (_Layer(256, 64, 56), single, True, False, True, False),
+        (_Layer(128, 128, 28, kernel=3), single, False, False, False, False),
+        (_Layer(96, 96, 112, kernel=3, stride=2, groups=96), single, False, False, False, False),
     ]
-    for layer, batch, dtype, signed, residual, reduce in cases:
-        problem = layer.problem(batch, dtype, signed=signed, residual=residual, reduce=reduce)
-        for tf32 in (False, True) if dtype == single and layer.groups == 1 else (False,):
-            exact = dtype == single and not tf32
-            launches, _ = plan(problem, triton_config(problem, exact=exact), tf32=tf32)
-            kind = "tf32" if tf32 else {half: "bf16", single: "fp32"}[dtype]
-            words = [layer.name, *(["b1"] if batch == 1 else []), kind]
-            flags = {"signed": signed, "residual": residual, "weights": reduce}
-            words += [word for word, given in flags.items() if given]
-            yield f"relevance_conv_backward {' '.join(words)}", launches[-2 if reduce else -1]
+    for layer, dtype, tf32, signed, residual, reduce in cases:
+        problem = layer.problem(32, dtype, signed=signed, residual=residual, reduce=reduce)
+        config = triton_config(problem, exact=dtype == single and not tf32)
+        launches, _ = plan(problem, config, tf32=tf32)
+        kind = "tf32" if tf32 else _KINDS[dtype]
+        yield f"relevance_conv_backward {layer.name} {kind}{_flags(problem)}", launches[-2 if reduce else -1]
     yield from _shipped_elementwise()
 
 
+def _flags(problem: Problem) -> str:
+    flags = {"signed": problem.signed, "residual": problem.residual is not None, "weights": problem.reduce}
+    return "".join(f" {word}" for word, given in flags.items() if given)
+
+
 def _shipped_elementwise() -> Iterator[tuple[str, Launch]]:
-    """Yield the launches around cuDNN's product, and those that several algorithms have."""
+    """Yield the launches around cuDNN's product, and the one that ends a reduction."""
+    cases = [
+        # dtype, signed, residual, reduce
+        (torch.bfloat16, False, True, False),
+        (torch.bfloat16, True, True, False),
+        (torch.bfloat16, True, True, True),
+        (torch.float32, True, True, True),
+    ]
     layer = _Layer(128, 128, 28, kernel=3)
-    for dtype, kind in ((torch.bfloat16, "bf16"), (torch.float32, "fp32")):
-        for signed, residual, reduce in ((False, True, False), (True, False, False), (True, True, True)):
-            problem = layer.problem(32, dtype, signed=signed, residual=residual, reduce=reduce)
-            product = torch.empty(
-                (32, 128 * (2 if signed else 1), 28, 28),
-                dtype=dtype,
-                device="meta",
-                memory_format=torch.channels_last,
-            )
-            below = product[:, 128:] if signed else None
-            launches, _ = plan_finish(problem, product, below, elementwise_config(problem, "composition"))
-            flags = {"signed": signed, "residual": residual, "weights": reduce}
-            words = " ".join(word for word, given in flags.items() if given)
-            yield f"relevance_conv_backward finish {kind} {words}", launches[0]
-            if reduce and dtype == torch.float32:
-                yield "relevance_conv_backward sum of parts", launches[1]
-        yield f"relevance_conv_backward gate {kind}", plan_gate(problem)[0]
+    for dtype, signed, residual, reduce in cases:
+        problem = layer.problem(32, dtype, signed=signed, residual=residual, reduce=reduce)
+        product = torch.empty(
+            (32, 256 if signed else 128, 28, 28), dtype=dtype, device="meta", memory_format=torch.channels_last
+        )
+        below = product[:, 128:] if signed else None
+        launches, _ = plan_finish(problem, product, below, elementwise_config(problem, "composition"))
+        yield f"relevance_conv_backward finish {_KINDS[dtype]}{_flags(problem)}", launches[0]
+        if reduce:
+            yield f"relevance_conv_backward gate {_KINDS[dtype]}", plan_gate(problem)[0]
+    yield "relevance_conv_backward sum of parts", launches[1]
