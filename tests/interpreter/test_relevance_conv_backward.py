@@ -17,6 +17,9 @@ from tests.ops.contributions import Geometry
 from tests.ops.test_cam_map import strided
 from tests.ops.test_relevance_conv import CASES, draw, halves, problem, shapes
 
+# Linux's number; Python knows the name from 3.13 on. Without it, no more than the memory there is can be mapped.
+MAP_NORESERVE = 0x4000
+
 # Big blocks: the interpreter's time goes by steps, not by elements.
 BIG = BackwardConfig("triton", positions=256, channels=16, outputs=16, gate_first=False, num_warps=4, num_stages=3)
 CONFIGS = {
@@ -95,14 +98,14 @@ def test_signs_residuals_and_targets(case: str, config: BackwardConfig, signed: 
     assert_near(run_weights(tensors, config), expected_weights(tensors))
 
 
-@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
+@pytest.mark.parametrize("config", [BIG, CONFIGS["composition"]], ids=["triton", "composition"])
 @pytest.mark.parametrize("case", ["1x1-groups", "2x2-stride-2-odd", "3x3-dilated-stride-2", "3x3-depthwise-multiplier"])
 def test_weights_equal_the_reference(case: str, config: BackwardConfig) -> None:
     tensors = arguments(case, signed=True, targets=2, residual=False)
     assert_near(run_weights(tensors, config), expected_weights(tensors))
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(shape=shapes(), seed=st.integers(0, 2**16), signed=st.booleans())
 def test_any_geometry(shape: tuple, seed: int, signed: bool) -> None:
     inputs, outputs, kernel_size, image, geometry = shape
@@ -218,11 +221,17 @@ def test_offsets_beyond_32_bits(groups: int) -> None:
     side = 1 + 2 * pad
     offset = (pad * side + pad) * channels
     assert offset > 2**31
+    # In front of it lies what an offset reads that overflowed.
+    before = 2**31
     reserved = mmap.mmap(
-        -1, 4 * side * side * channels, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
+        -1,
+        4 * (before + side * side * channels),
+        flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE,
     )
-    memory = torch.frombuffer(reserved, dtype=torch.float32)
-    signal = memory.as_strided((1, channels, side, side), (side * side * channels, 1, side * channels, channels))
+    memory = torch.frombuffer(reserved, dtype=torch.float32)[before:]
+    signal = memory.as_strided(
+        (1, channels, side, side), (side * side * channels, 1, side * channels, channels), before
+    )
     signal[0, :, pad, pad] = torch.arange(1.0, channels + 1)
     positive = draw(channels, channels // groups, 1, 1).float()
     g = kernel.relevance_conv_backward(
