@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastcam.ops.activation import activate
+from fastcam.ops.backend import kernels_serve
 from fastcam.ops.convolution import convolution
 from fastcam.ops.gate import gate, signal_dtype
 
@@ -88,7 +89,7 @@ def relevance_conv_backward_reference(
     dilation: list[int],
     groups: int,
 ) -> Tensor:
-    """Return G_x (T N, C, H, W) for the signals of T targets per image.
+    """Return G_x (T N, C, H, W), channels-last, for the signals of T targets per image.
 
     signal: (T N, K, h, w), G_a or R_a, the targets outermost. gate: (N, K, h, w), from the forward pass.
     x: (N, C, H, W), needed with `negative` only. residual: (T N, C, H, W), added to G_x. size: [H, W].
@@ -99,7 +100,8 @@ def relevance_conv_backward_reference(
     if negative is not None:
         assert x is not None
         g = split_by_sign(g, _adjoint(operand, negative, *geometry).to(gate.dtype), x)
-    return g if residual is None else g.add_(residual)
+    g = g if residual is None else g.add_(residual)
+    return g.contiguous(memory_format=torch.channels_last)
 
 
 def relevance_conv_weights_reference(
@@ -245,9 +247,8 @@ def _(
     dilation: list[int],
     groups: int,
 ) -> Tensor:
-    return relevance_conv_backward_reference(
-        signal, gate, x, positive, negative, residual, size, stride, padding, dilation, groups
-    )
+    shape = (signal.shape[0], positive.shape[1] * groups, *size)
+    return torch.empty(shape, dtype=gate.dtype, device=signal.device, memory_format=torch.channels_last)
 
 
 @torch.library.custom_op("fastcam::relevance_conv_weights", mutates_args=())
@@ -284,3 +285,58 @@ def _(
 ) -> Tensor:
     number = torch.promote_types(gate.dtype, torch.float32)
     return signal.new_empty((signal.shape[0], x.shape[1]), dtype=number)
+
+
+@relevance_conv_backward.register_kernel("cuda")
+def _(
+    signal: Tensor,
+    gate: Tensor,
+    x: Tensor | None,
+    positive: Tensor,
+    negative: Tensor | None,
+    residual: Tensor | None,
+    size: list[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+) -> Tensor:
+    if gate.dtype == torch.float64 or not kernels_serve(signal.device):
+        return relevance_conv_backward_reference(
+            signal, gate, x, positive, negative, residual, size, stride, padding, dilation, groups
+        )
+    from fastcam_kernels import relevance_conv_backward as kernel
+
+    sides = (_pair(size), _pair(stride), _pair(padding), _pair(dilation))
+    return kernel.relevance_conv_backward(
+        signal, gate, x, positive, negative, residual, *sides, groups, allow_tf32=torch.backends.cudnn.allow_tf32
+    )
+
+
+@relevance_conv_weights.register_kernel("cuda")
+def _(
+    signal: Tensor,
+    gate: Tensor,
+    x: Tensor,
+    positive: Tensor,
+    negative: Tensor | None,
+    residual: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+) -> Tensor:
+    if gate.dtype == torch.float64 or not kernels_serve(signal.device):
+        return relevance_conv_weights_reference(
+            signal, gate, x, positive, negative, residual, stride, padding, dilation, groups
+        )
+    from fastcam_kernels import relevance_conv_backward as kernel
+
+    sides = (_pair(stride), _pair(padding), _pair(dilation))
+    return kernel.relevance_conv_weights(
+        signal, gate, x, positive, negative, residual, *sides, groups, allow_tf32=torch.backends.cudnn.allow_tf32
+    )
+
+
+def _pair(sides: list[int]) -> tuple[int, int]:
+    return sides[0], sides[1]

@@ -170,6 +170,19 @@ def test_a_residual_addition_shares_relevance(case: str, activation: str, signed
     torch.testing.assert_close(weights, by_hand, rtol=1e-12, atol=1e-12)
 
 
+@SIGNS
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
+@EVERY_CASE
+def test_signals_come_channels_last(case: str, layout: torch.memory_format, signed: bool) -> None:
+    x, weight, _, _, signal, geometry = problem(case, signed)
+    positive, negative = halves(weight.contiguous(memory_format=layout), signed)
+    signal = signal.contiguous(memory_format=layout)
+    g = ops.relevance_conv_backward(
+        signal, signal, x, positive, negative, None, [x.shape[2], x.shape[3]], *geometry.arguments()
+    )
+    assert g.is_contiguous(memory_format=torch.channels_last)
+
+
 @pytest.mark.parametrize(("activation", "reciprocal"), [("relu6", False), ("relu", True)], ids=str)
 def test_a_residual_without_a_gate_is_refused(activation: str, reciprocal: bool) -> None:
     x, weight, folded, bias, _, geometry = problem("3x3", signed=False)
