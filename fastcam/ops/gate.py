@@ -17,6 +17,11 @@ def signal_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.bfloat16 if dtype.itemsize < 4 else dtype
 
 
+def zero_share(dtype: torch.dtype) -> float:
+    """The share of its image's largest Z up to which a Z counts as 0, for activations of `dtype`."""
+    return _ZERO.get(dtype, _ZERO_SINGLE)
+
+
 def gate(y: Tensor, z: Tensor, *, reciprocal: bool, dtype: torch.dtype) -> Tensor:
     """Q = y / Z, or 1 / Z, and 0 where Z is 0, formed in at least float32 and rounded to `dtype`; z is overwritten.
 
@@ -24,7 +29,7 @@ def gate(y: Tensor, z: Tensor, *, reciprocal: bool, dtype: torch.dtype) -> Tenso
     """
     wide = torch.promote_types(torch.float32, dtype)
     z = z.to(wide)
-    floor = z.amax(dim=tuple(range(1, z.dim())), keepdim=True) * _ZERO.get(wide, _ZERO_SINGLE)
+    floor = z.amax(dim=tuple(range(1, z.dim())), keepdim=True) * zero_share(wide)
     q = z.reciprocal() if reciprocal else y.to(wide) / z
     # threshold_backward(q, d, 0) is "q where d > 0, else 0" in one vectorised pass, NaN of 0 / 0 included;
     # a comparison and a select would cost five times as much on a CPU.

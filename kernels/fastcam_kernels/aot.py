@@ -32,7 +32,7 @@ TARGETS = {
     name: GPUTarget("cuda", capability, 32) for name, capability in {"sm_80": 80, "sm_90": 90, "sm_100": 100}.items()
 }
 # Modules of this package, each with a function `shipped`.
-OPERATORS = ("cam_map",)
+OPERATORS = ("cam_map", "relevance_conv", "relevance_gate")
 # Bytes of shared memory that one block may have (CUDA C++ programming guide, technical specifications).
 SHARED_LIMIT = {"sm_80": 163 * 1024, "sm_90": 227 * 1024, "sm_100": 227 * 1024}
 
@@ -108,7 +108,7 @@ def _compile(launch: Launch, target: str) -> Any:
 
 
 def _source(launch: Launch) -> Any:
-    values = {**launch.arguments, **launch.constants}
+    values: dict[str, Any] = {**launch.arguments, **launch.constants}
     signature: dict[str, str] = {}
     constants: dict[str, Any] = dict(launch.constants)
     attributes: dict[tuple[int], list[list[Any]]] = {}

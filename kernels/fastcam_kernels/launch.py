@@ -23,7 +23,7 @@ class Launch:
     kernel: Any
     programs: int
     arguments: Mapping[str, Tensor | int]
-    constants: Mapping[str, int | float | bool]
+    constants: Mapping[str, int | float | bool | str]
     num_warps: int
     num_stages: int = 3
     # Set explicitly: triton's default changes between versions, and with it the last bit of every sum.
