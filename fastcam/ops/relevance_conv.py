@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from fastcam.ops.activation import activate
 from fastcam.ops.backend import kernels_serve
 from fastcam.ops.convolution import convolution
-from fastcam.ops.gate import gate, signal_dtype
+from fastcam.ops.gate import gate, signal_dtype, zero_share
 
 
 def relevance_conv_reference(
@@ -192,6 +192,46 @@ def relevance_conv(
     return relevance_conv_reference(
         x, weight, bias, positive, negative, residual, stride, padding, dilation, groups, activation, reciprocal
     )
+
+
+@relevance_conv.register_kernel("cuda")
+def _(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    positive: Tensor,
+    negative: Tensor | None,
+    residual: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    activation: str,
+    reciprocal: bool,
+) -> tuple[Tensor, Tensor]:
+    # float64, and convolutions in another dtype than that of x, have no kernel.
+    if x.dtype == torch.float64 or weight.dtype != x.dtype or not kernels_serve(x.device):
+        return relevance_conv_reference(
+            x, weight, bias, positive, negative, residual, stride, padding, dilation, groups, activation, reciprocal
+        )
+    from fastcam_kernels import relevance_conv as kernel
+
+    geometry = kernel.Geometry((stride[0], stride[1]), (padding[0], padding[1]), (dilation[0], dilation[1]), groups)
+    operands = (x, weight, bias, positive, negative, residual)
+    a, q = kernel.relevance_conv(*operands, geometry, activation, reciprocal, zero_share=zero_share(x.dtype))
+    # In memory as the reference's, which is what the fake kernel promises.
+    layout = torch.channels_last if _channels_last(x) or _channels_last(weight) else torch.contiguous_format
+    return a.contiguous(memory_format=layout), q.contiguous(memory_format=layout)
+
+
+def _channels_last(tensor: Tensor) -> bool:
+    """Whether a convolution takes a tensor for channels-last: its strides grow in the order C, W, H, N."""
+    least = 1
+    for axis in (1, 3, 2, 0):
+        if tensor.stride(axis) < least or (axis == 0 and least == tensor.stride(1)):
+            return False
+        least = tensor.stride(axis) * tensor.shape[axis]
+    return True
 
 
 @relevance_conv.register_fake

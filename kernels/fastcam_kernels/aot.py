@@ -38,7 +38,18 @@ TARGETS = {
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
 # Modules of this package, each with a function `shipped`.
-OPERATORS = ("cam_map", "relevance_linear", "relevance_linear_backward")
+OPERATORS = (
+    "cam_map",
+    "masked_inputs",
+    "perturbed_inputs",
+    "unfold_patches",
+    "fold_patches",
+    "relevance_conv",
+    "relevance_gate",
+    "relevance_conv_backward",
+    "relevance_linear",
+    "relevance_linear_backward",
+)
 # Bytes of shared memory that one block may have (CUDA C++ programming guide, technical specifications; for
 # gfx942 the local data share of a compute unit, AMD Instinct MI300 instruction set architecture).
 SHARED_LIMIT = {"sm_80": 163 * 1024, "sm_90": 227 * 1024, "sm_100": 227 * 1024, "gfx942": 64 * 1024}
