@@ -1,5 +1,6 @@
 """The command line."""
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -7,18 +8,28 @@ from typing import Annotated
 
 import torch
 import typer
+from PIL import Image
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from .class_names import class_title, parse_targets, read_class_names
 from .demo import make_demo
+from .files import atomic_write
+from .lrp.convolutions import convolutions
+from .lrp.tuning import read_table
+from .lrp.tuning import tune as run_tuning
 from .models.loading import load_model
 from .models.preprocessing import parse_size
+from .network.arguments import check_choice
+from .network.precision import PRECISIONS
 from .photos import PhotoError, read_photo
 from .pictures import Explained, explain_photo, folder_names, write_pictures
 
 app = typer.Typer(help="Explain the decisions of CNN image classifiers.", no_args_is_help=True, add_completion=False)
+
+bench = typer.Typer(help="Measure on this machine.", no_args_is_help=True)
+app.add_typer(bench, name="bench")
 
 _SOME_FAILED = 1
 _WRONG_USE = 2
@@ -147,6 +158,44 @@ def demo(
     typer.echo(f"Pictures are in {output.resolve()}:")
     for path in sorted(output.glob("*/figure.png")):
         typer.echo(f"  {path}")
+
+
+@bench.command()
+def tune(
+    output: Annotated[Path, typer.Option("--output", "-o", help="JSON file for the table.", metavar="FILE")],
+    models: Annotated[
+        str, typer.Option(help="torchvision classifiers or efficientnet_lite0, between commas.")
+    ] = "resnet50,vgg16_bn,densenet121",
+    batches: Annotated[str, typer.Option(help="Images at once, numbers between commas.")] = "1,32,256",
+    precision: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "bfloat16",
+) -> None:
+    """Choose, per convolution and batch, the fastest kernel on this CUDA device; write the table.
+
+    Saved as fastcam_kernels/tables/DEVICE.json, it serves every call on a device of that name. What a file already
+    holds is kept unless measured anew.
+    """
+    with _clean_errors():
+        names = _names(models, option="--models")
+        sizes = [_positive(number, option="--batches") for number in _names(batches, option="--batches")]
+        check_choice("--precision", precision, ("float32", "bfloat16", "float16"))
+        table = read_table(output) if output.exists() else {}
+        if not torch.cuda.is_available():
+            raise ValueError("bench tune measures on a CUDA device, and PyTorch finds none here")
+        for name in names:
+            loaded = load_model(name, weights="none" if name != "efficientnet_lite0" else "default")
+            view = loaded.preprocessing.tensor(loaded.preprocessing.view(Image.new("RGB", (300, 300))))
+            layers = convolutions(loaded.model, view.expand(2, -1, -1, -1))
+            dtype = PRECISIONS[precision]
+            table |= run_tuning(layers, sizes, dtype, note=typer.echo)
+            with atomic_write(output) as stream:
+                stream.write((json.dumps(table, indent=1) + "\n").encode())
+    typer.echo(f"{len(table)} entries in {output}")
+
+
+def _positive(text: str, *, option: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"{option}: {text!r} given, positive integers between commas are valid")
+    return int(text)
 
 
 def _device(name: str | None) -> torch.device:

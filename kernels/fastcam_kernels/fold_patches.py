@@ -21,7 +21,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastcam_kernels.cam_map import source_position
+from fastcam_kernels.bilinear import source_position
 from fastcam_kernels.launch import Launch, processors, require_runnable
 from fastcam_kernels.unfold_patches import check_crop, check_offsets
 

@@ -30,7 +30,7 @@ fixed order. Nothing is added by atomics, so that results do not depend on timin
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 import torch
@@ -39,7 +39,9 @@ import triton.language as tl
 from torch import Tensor
 from torch.nn import functional as F
 
+from fastcam_kernels import tuning
 from fastcam_kernels.launch import Launch, processors, require_runnable
+from fastcam_kernels.tuning import Choice, Layer
 
 # Of signals, gates and weights. float16 does not hold what gates and signals span on real weights.
 SIGNAL_DTYPES = (torch.bfloat16, torch.float32)
@@ -50,8 +52,8 @@ ELEMENTS = 4096  # per program of the launch that forms S
 
 
 @dataclass(frozen=True)
-class BackwardConfig:
-    """How a backward pass is computed and cut up. `choose` computes one from the problem.
+class BackwardConfig(Choice):
+    """How a backward pass is computed and cut up. `choose` finds one for a problem.
 
     Attributes:
         algorithm: "triton", one fused launch, or "composition", cuDNN between fused elementwise launches.
@@ -60,13 +62,7 @@ class BackwardConfig:
         gate_first: a launch of its own writes S before the product ("composition": always).
     """
 
-    algorithm: Literal["triton", "composition"]
-    positions: int
-    channels: int
-    outputs: int
-    gate_first: bool
-    num_warps: int
-    num_stages: int
+    gate_first: bool = False
 
 
 @dataclass(frozen=True)
@@ -127,7 +123,41 @@ class Problem:
 
 
 def choose(problem: Problem, *, tf32: bool) -> BackwardConfig:
-    """Compute how a problem is solved: the one place where that is decided.
+    """Return how a problem is solved, as the device's table has it or else as computed."""
+    layer = Layer(
+        dtype=problem.gate.dtype,
+        tf32=tf32 and problem.gate.dtype == torch.float32,
+        batch=problem.images,
+        channels=problem.channels,
+        outputs=problem.outputs,
+        kernel=problem.kernel,
+        stride=problem.stride,
+        groups=problem.groups,
+        size=problem.size,
+        signed=problem.signed,
+    )
+    found = tuning.choose(
+        "relevance_conv_backward", layer, problem.signal.device, lambda _: default_config(problem, tf32=tf32)
+    )
+    return complete(problem, found)
+
+
+def complete(problem: Problem, choice: Choice) -> BackwardConfig:
+    """Return a table's choice with what follows from the problem."""
+    if isinstance(choice, BackwardConfig):
+        return choice
+    if choice.algorithm == "composition":
+        return elementwise_config(problem, "composition")
+    return BackwardConfig(**asdict(choice), gate_first=gates_first(problem))
+
+
+def gates_first(problem: Problem) -> bool:
+    """Say whether S is read so often that a launch of its own should form it: once a tap, but for 1x1."""
+    return math.prod(problem.kernel) > (9 if problem.depthwise else 1)
+
+
+def default_config(problem: Problem, *, tf32: bool) -> BackwardConfig:
+    """Compute how a problem is solved where nothing was measured.
 
     A 1x1 convolution is bound by memory, where one launch is what counts; a depthwise or narrowly grouped one is,
     too, and is what cuDNN is weakest at in channels-last. Dense larger kernels are bound by
@@ -148,7 +178,7 @@ def elementwise_config(problem: Problem, algorithm: Literal["triton", "compositi
         positions=(2048 if narrow else 1024) // channels,
         channels=channels,
         outputs=1,
-        gate_first=algorithm == "composition" or math.prod(problem.kernel) > 9,
+        gate_first=algorithm == "composition" or gates_first(problem),
         num_warps=4,
         num_stages=3,
     )
@@ -177,7 +207,7 @@ def triton_config(problem: Problem, *, exact: bool) -> BackwardConfig:
         outputs=min(
             16 if exact else 32 if wide else 64, max(16, triton.next_power_of_2(problem.outputs // problem.groups))
         ),
-        gate_first=math.prod(problem.kernel) > 1,
+        gate_first=gates_first(problem),
         num_warps=8 if channels == 64 and not filled else 4,
         # A third stage is worth more than it costs in registers only where products are not what takes the time.
         num_stages=2 if exact else 3,
@@ -637,7 +667,7 @@ def relevance_conv_backward(
     groups: int,
     *,
     allow_tf32: bool = False,
-    config: BackwardConfig | None = None,
+    config: Choice | None = None,
 ) -> Tensor:
     """Return G_x (T N, C, H, W), channels-last, in the gate's dtype.
 
@@ -652,7 +682,7 @@ def relevance_conv_backward(
         size: (H, W).
         stride, padding, dilation, groups: of the convolution.
         allow_tf32: multiply float32 numbers as TF32.
-        config: the algorithm and its block sizes; None computes them.
+        config: the algorithm and its block sizes; None asks the device's table.
 
     Raises:
         ValueError: shapes that do not fit each other, tensors on different devices or on one without Triton.
@@ -677,7 +707,7 @@ def relevance_conv_weights(
     groups: int,
     *,
     allow_tf32: bool = False,
-    config: BackwardConfig | None = None,
+    config: Choice | None = None,
 ) -> Tensor:
     """Return alpha (T N, C), float32: sums over positions of x G_x. Arguments as of `relevance_conv_backward`."""
     size = (x.shape[-2], x.shape[-1])
@@ -687,10 +717,9 @@ def relevance_conv_weights(
     return _solve(problem, config, tf32=allow_tf32)
 
 
-def _solve(problem: Problem, config: BackwardConfig | None, *, tf32: bool) -> Tensor:
+def _solve(problem: Problem, given: Choice | None, *, tf32: bool) -> Tensor:
     require_runnable(problem.signal.device, product_kernel)
-    if config is None:
-        config = choose(problem, tf32=tf32)
+    config = choose(problem, tf32=tf32) if given is None else complete(problem, given)
     if config.algorithm == "triton":
         launches, result = plan(problem, config, tf32=tf32)
     else:

@@ -11,7 +11,7 @@ It is read once per process. A device without a table and a layer that its table
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -43,8 +43,9 @@ class Choice:
     def __post_init__(self) -> None:
         if self.algorithm not in ALGORITHMS:
             raise ValueError(f"algorithm is {self.algorithm!r}; one of {', '.join(map(repr, ALGORITHMS))} is valid")
-        for name, value in asdict(self).items():
-            if name not in ("algorithm", "num_stages") and (type(value) is not int or value < 1 or value & (value - 1)):
+        for name in ("positions", "outputs", "channels", "num_warps"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 1 or value & (value - 1):
                 raise ValueError(f"{name} is {value!r}; a power of two is needed")
         if type(self.num_stages) is not int or self.num_stages < 1:
             raise ValueError(f"num_stages is {self.num_stages!r}; a positive integer is needed")
@@ -104,9 +105,21 @@ def _name(device: torch.device) -> str:
 @cache
 def _table(folder: Path, name: str) -> Mapping[str, Choice]:
     path = folder / f"{name}.json"
-    if not path.exists():
-        return {}
-    entries: dict[str, Any] = json.loads(path.read_text())
+    return read_table(path) if path.exists() else {}
+
+
+def read_table(path: Path) -> dict[str, Choice]:
+    """Return a table's choices by key.
+
+    Raises:
+        ValueError: the file is no JSON object, or holds something that is no choice; the message names it.
+    """
+    try:
+        entries = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON: {error}") from None
+    if not isinstance(entries, dict):
+        raise ValueError(f"{path} holds no JSON object, which a table is")
     return {key: _choice(entry, f"{path}, entry {key!r}") for key, entry in entries.items()}
 
 

@@ -1,0 +1,90 @@
+"""The convolutions of a network that relevance passes through, as shapes: what there is to tune and to measure."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fastcam.lrp.propagate import find_route
+from fastcam.network.cache import network_for
+from fastcam.network.graph import shape
+from fastcam.network.layers import LayerName, find_layers
+from fastcam.network.units import Geometry, Unit
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """One convolution with what is folded into it; several layers of a network may be alike.
+
+    size: height and width of its input. signed: whether its input may be negative.
+    """
+
+    channels: int
+    outputs: int
+    size: tuple[int, int]
+    kernel: tuple[int, int]
+    geometry: Geometry
+    activation: str
+    signed: bool
+
+    @property
+    def output_size(self) -> tuple[int, int]:
+        """Height and width of the result."""
+        g = self.geometry
+        rows, columns = (
+            (full + 2 * pad - d * (k - 1) - 1) // step + 1
+            for full, pad, d, k, step in zip(self.size, g.padding, g.dilation, self.kernel, g.stride, strict=True)
+        )
+        return rows, columns
+
+    def products(self, batch: int) -> int:
+        """Multiplications of one product with its weights; forward takes two of these products, back one."""
+        rows, columns = self.output_size
+        taps = self.kernel[0] * self.kernel[1] * self.channels // self.geometry.groups
+        return batch * rows * columns * self.outputs * taps
+
+    def forward_bytes(self, batch: int, item: int) -> int:
+        """What the forward pass must move: x and both weights in, y and its gate out."""
+        rows, columns = self.output_size
+        inputs = batch * self.channels * self.size[0] * self.size[1]
+        return item * (inputs + 2 * self._weights() + 2 * batch * self.outputs * rows * columns)
+
+    def backward_bytes(self, batch: int, item: int) -> int:
+        """What the way back must move: signal, gate and W+ in (and x and W- where signed), G out."""
+        rows, columns = self.output_size
+        inputs = batch * self.channels * self.size[0] * self.size[1]
+        signed = 2 if self.signed else 1
+        return item * (2 * batch * self.outputs * rows * columns + signed * (self._weights() + inputs))
+
+    def _weights(self) -> int:
+        return self.outputs * self.channels // self.geometry.groups * self.kernel[0] * self.kernel[1]
+
+
+def convolutions(model: nn.Module, images: Tensor, layer: LayerName = None) -> Counter[Convolution]:
+    """The convolutions behind `layer` on the way of relevance, with how often each kind occurs.
+
+    images: (N, C, H, W), of the size that the model is run at; their values do not matter.
+    """
+    with torch.inference_mode(False), torch.no_grad():
+        network = network_for(model, images)
+        nodes = [found.node for found in find_layers(network.graph, model, layer)]
+        route = find_route(network, nodes)
+    units = [step.unit for step in route.plan.steps if step.node in route.rules and step.unit is not None]
+    return Counter(_shape(unit, unit.input not in network.nonnegative) for unit in units if unit.geometry is not None)
+
+
+def _shape(unit: Unit, signed: bool) -> Convolution:
+    assert unit.geometry is not None
+    outputs, per_group, *kernel = shape(unit.weight)
+    rows, columns = unit.geometry.shift
+    size = shape(unit.input)
+    return Convolution(
+        channels=per_group * unit.geometry.groups,
+        outputs=outputs,
+        size=(size[2], size[3]),
+        kernel=(kernel[0] + rows, kernel[1] + columns),
+        geometry=unit.geometry,
+        activation=unit.activation_name,
+        signed=signed,
+    )
