@@ -7,7 +7,9 @@ output is channels-last, and a program owns some elements of its rows, (x, c) fl
 the rows of the crop from top to bottom, resizes each along x once, keeps the last four of these in registers, and
 writes every output row that lies between the two in the middle. When crops are enlarged, as UCAG does, an
 output row costs two or four products per element that way, and the loads and the products along x come once per row
-of the crop. The launch is bound by writing: N P C H' W' numbers, against N C H W that are read.
+of the crop. It writes N P C H' W' numbers and reads little beside that, N C H W. By a count in the machine code for
+sm_90, crops of 124 to 322, an element takes some 20 instructions: less than the time of writing it in 32 bits, about as
+much as that in 16.
 
 Along each axis output pixel y lies at s = (y + 1/2) h / H' - 1/2, cell i = floor(s), fraction t = s - i, both from
 integers and exact. Taps are at i, i + 1 (bilinear) and i - 1 ... i + 2 (bicubic). Bilinear resizing is usually
