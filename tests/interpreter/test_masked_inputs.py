@@ -62,10 +62,9 @@ INSIDE = {**BIG, "search_apart": False}
 SEARCHES = {"search-inside": INSIDE, "search-apart": APART}
 
 
-@pytest.mark.parametrize("with_baseline", [False, True], ids=["zeros", "baseline"])
+@pytest.mark.parametrize(("colours", "with_baseline"), [(1, False), (3, True)], ids=["grey-zeros", "colour-baseline"])
 @pytest.mark.parametrize("config", SEARCHES.values(), ids=SEARCHES.keys())
 @pytest.mark.parametrize(("source", "size"), SIZES.values(), ids=SIZES.keys())
-@pytest.mark.parametrize("colours", [1, 3])
 def test_kernel_equals_the_reference(
     source: tuple[int, int], size: tuple[int, int], colours: int, config: dict, with_baseline: bool
 ) -> None:
@@ -77,9 +76,7 @@ def test_kernel_equals_the_reference(
     torch.testing.assert_close(actual, reference.masked_inputs(*arguments), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("source", "size"), [((n, 2), (m, 5)) for n in (1, 3, 5) for m in (1, 3, 6, 7, 16, 23)], ids=str
-)
+@pytest.mark.parametrize(("source", "size"), [((n, 2), (m, 5)) for n in (1, 3, 5) for m in (1, 6, 7, 16)], ids=str)
 def test_every_ratio_of_sizes(source: tuple[int, int], size: tuple[int, int]) -> None:
     # Each cuts the rows into cells in its own way; a row in the wrong cell is interpolated from the wrong rows.
     *arguments, _ = tensors(source, size, colours=2)
@@ -90,16 +87,16 @@ def test_every_ratio_of_sizes(source: tuple[int, int], size: tuple[int, int]) ->
 CONFIGS = {
     "default": {},
     "parts-inside-cells": {"parts": 4, "columns": 32},
-    "more-parts-than-rows": {"parts": 17, "pairs": 8, "columns": 32},
+    "more-parts-than-rows": {"parts": 9, "pairs": 8, "columns": 32},
     "one-pair": {"pairs": 1, "parts": 1, "columns": 32},
-    "small-blocks": {"pairs": 2, "parts": 2, "columns": 8, "search_rows": 2, "search_columns": 4},
-    "small-search-apart": {**APART, "search_rows": 2, "search_columns": 4},
+    "small-blocks": {"pairs": 2, "parts": 2, "columns": 16, "search_rows": 4, "search_columns": 4},
+    "small-search-apart": {**APART, "search_rows": 4, "search_columns": 4},
 }
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
 def test_how_the_work_is_cut_makes_no_difference(config: dict) -> None:
-    *arguments, baseline = tensors((2, 3), (11, 10))
+    *arguments, baseline = tensors((2, 3), (7, 8))
     expected = reference.masked_inputs(*arguments, baseline)
     torch.testing.assert_close(run(*arguments, baseline, **config), expected, rtol=1e-12, atol=1e-12)
 
@@ -138,19 +135,18 @@ def test_an_expanded_baseline_and_one_image_for_all() -> None:
 
 
 @pytest.mark.parametrize(
-    ("images_dtype", "activations_dtype", "tolerance"),
+    ("images_dtype", "activations_dtype", "tolerance", "index_dtype"),
     # Rounding to the images' dtype once, at the end. The interpreter cuts float32 off to bfloat16.
     [
-        (torch.float32, torch.float32, 1e-6),
-        (torch.float32, torch.bfloat16, 1e-6),
-        (torch.float32, torch.float64, 1e-7),
-        (torch.float16, torch.float16, 2**-11),
-        (torch.float16, torch.float32, 2**-11),
-        (torch.bfloat16, torch.bfloat16, 2**-7),
+        (torch.float32, torch.float32, 1e-6, torch.int64),
+        (torch.float32, torch.bfloat16, 1e-6, torch.int64),
+        (torch.float32, torch.float64, 1e-7, torch.int64),
+        (torch.float16, torch.float16, 2**-11, torch.int64),
+        (torch.float16, torch.float32, 2**-11, torch.int32),
+        (torch.bfloat16, torch.bfloat16, 2**-7, torch.int32),
     ],
     ids=str,
 )
-@pytest.mark.parametrize("index_dtype", [torch.int32, torch.int64], ids=str)
 def test_dtypes(
     images_dtype: torch.dtype, activations_dtype: torch.dtype, tolerance: float, index_dtype: torch.dtype
 ) -> None:
@@ -169,9 +165,9 @@ def test_dtypes(
 
 
 @pytest.mark.parametrize("config", SEARCHES.values(), ids=SEARCHES.keys())
-@pytest.mark.parametrize("value", [0.1, 6.0, 0.0, 12345.678])
+@pytest.mark.parametrize("value", [0.1, 12345.678])
 def test_a_flat_channel_masks_everything(value: float, config: dict) -> None:
-    images, baseline = torch.randn(1, 3, 31, 17), torch.randn(1, 3, 31, 17)
+    images, baseline = torch.randn(1, 3, 15, 9), torch.randn(1, 3, 15, 9)
     activations = torch.full((1, 1, 7, 5), value)
     index = torch.zeros(1, dtype=torch.int64)
     assert torch.equal(run(images, activations, index, index, None, **config), torch.zeros_like(images))
