@@ -12,7 +12,7 @@ from fastcam.network.graph import Graph, aten, shape
 from fastcam.network.units import Unit, find_units
 from fastcam.network.weights import Weights
 from fastcam.ops.activation import activate
-from fastcam.ops.convolution import convolution
+from fastcam.ops.convolution import convolution, fused_convolution
 
 _IN_PLACE: dict[Any, Callable[..., Tensor]] = {
     aten.relu.default: aten.relu_.default,
@@ -123,7 +123,8 @@ def compute(unit: Unit, values: Values, weights: Weights) -> Tensor:
     g = unit.geometry
     geometry = (list(g.stride), list(g.padding), list(g.dilation), g.groups)
     residual = None if unit.residual is None else values[unit.residual].to(affine.weight.dtype)
-    y = convolution(operand, affine.weight, affine.bias, residual, *geometry, unit.activation_name)
+    run = fused_convolution if weights.are_finite() else convolution
+    y = run(operand, affine.weight, affine.bias, residual, *geometry, unit.activation_name)
     return y.to(x.dtype)
 
 

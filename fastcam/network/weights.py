@@ -81,6 +81,11 @@ class Weights:
             (unit.weight, _shift(unit), "negative"), lambda: self._signal(self._raw(unit.weight).clamp(max=0), unit)
         )
 
+    def are_finite(self) -> bool:
+        """Whether no weight on the CPU is NaN or infinite."""
+        on_cpu = [t for t in self._state.values() if t.device.type == "cpu" and t.is_floating_point()]
+        return self._once(("finite",), lambda: all(bool(t.isfinite().all()) for t in on_cpu))
+
     def _fold(self, norm: fx.Node, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
         _, gamma, beta, mean, variance, _, _, eps, *_ = norm.args
         one = weight.new_ones(weight.shape[0])

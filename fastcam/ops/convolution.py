@@ -30,6 +30,27 @@ def convolution(
     activation: str,
 ) -> Tensor:
     """Return activation(conv(x, W) + b + residual), in the dtype of the weights; residual: like the result."""
+    y = F.conv2d(x, weight, bias, stride, padding, dilation, groups)
+    if residual is not None:
+        y = y + residual if y.requires_grad else y.add_(residual)
+    return activate(y, activation)
+
+
+def fused_convolution(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    activation: str,
+) -> Tensor:
+    """Return `convolution` of the same arguments, by oneDNN in one step where it can.
+
+    oneDNN's ReLU takes a NaN for 0. This is for networks whose weights and images are known to be finite.
+    """
     if _fuses(x, weight, residual, activation):
         name, numbers = _FUSED[activation]
         geometry = (padding, stride, dilation, groups)
@@ -40,10 +61,7 @@ def convolution(
             behind = None if activation == "none" else name
             y = fused.binary(x, residual, weight, bias, *geometry, "add", 1.0, behind, numbers, "")
         return y
-    y = F.conv2d(x, weight, bias, stride, padding, dilation, groups)
-    if residual is not None:
-        y = y + residual if y.requires_grad else y.add_(residual)
-    return activate(y, activation)
+    return convolution(x, weight, bias, residual, stride, padding, dilation, groups, activation)
 
 
 def _fuses(x: Tensor, weight: Tensor, residual: Tensor | None, activation: str) -> bool:

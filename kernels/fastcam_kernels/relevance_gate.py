@@ -150,7 +150,9 @@ def largest_kernel(
 @triton.jit
 def place(position, k, start, row_stride, outputs_per_group, STACKED: tl.constexpr, ALIGNED: tl.constexpr):
     """Return the 64-bit offset of output k, `start` into a row; in a stacked tensor each group's Z follows its c."""
-    row = tl.multiple_of(position.to(tl.int64) * row_stride + start, (ALIGNED, ALIGNED))
+    # Told of both terms: with start 0 the sum folds away, and what it carries with it.
+    row = tl.multiple_of(position.to(tl.int64) * row_stride, (ALIGNED, ALIGNED))
+    row = tl.multiple_of(row + start, (ALIGNED, ALIGNED))
     if STACKED:
         shift = tl.multiple_of(k // outputs_per_group * outputs_per_group, (1, ALIGNED))
         return row + tl.max_constancy(shift, (1, ALIGNED)) + k

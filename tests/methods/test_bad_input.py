@@ -416,3 +416,18 @@ def test_a_dtype_other_than_the_models(method: str, model: nn.Module) -> None:
         assert "float64" in str(error)  # noqa: PT017
     else:
         assert torch.allclose(maps.float(), METHODS[method](model, GOOD, 0), atol=1e-5)
+
+
+# -- weights
+
+
+@EVERY_METHOD
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("name", ["first", "last"])
+def test_weights_that_are_not_finite(method: str, name: str, value: float) -> None:
+    """A fused ReLU would take a NaN for 0 and explain what is left."""
+    broken = build()
+    weights = [p for p in broken.parameters() if p.dim() > 1]
+    with torch.no_grad():
+        weights[0 if name == "first" else -1].flatten()[0] = value
+    check(method, broken, "model: its logits for these images are NaN or infinite", GOOD, 0)

@@ -1,5 +1,7 @@
 """A convolution with its bias, residual and activation, fused where oneDNN can, against PyTorch's own steps."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -7,7 +9,7 @@ from torch.nn import functional as F
 
 from fastcam.ops import convolution as module
 from fastcam.ops.activation import activate
-from fastcam.ops.convolution import convolution
+from fastcam.ops.convolution import convolution, fused_convolution
 
 GEOMETRIES = {
     # stride, padding, dilation, groups, kernel
@@ -29,18 +31,24 @@ def draw(geometry: tuple, dtype: torch.dtype, layout: torch.memory_format) -> tu
     return x, weight, bias, residual
 
 
+@pytest.mark.parametrize("run", [convolution, fused_convolution])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("with_residual", [False, True], ids=["plain", "residual"])
 @pytest.mark.parametrize("activation", ["none", "relu", "relu6", "silu", "hardswish"])
 @pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES.keys())
 def test_equals_the_single_steps(
-    geometry: tuple, activation: str, with_residual: bool, dtype: torch.dtype, layout: torch.memory_format
+    run: Callable[..., Tensor],
+    geometry: tuple,
+    activation: str,
+    with_residual: bool,
+    dtype: torch.dtype,
+    layout: torch.memory_format,
 ) -> None:
     x, weight, bias, residual = draw(geometry, dtype, layout)
     stride, padding, dilation, groups, _ = geometry
     before = [t.clone() for t in (x, weight, bias, residual)]
-    y = convolution(x, weight, bias, residual if with_residual else None, *geometry[:4], activation)
+    y = run(x, weight, bias, residual if with_residual else None, *geometry[:4], activation)
     single = F.conv2d(x, weight, bias, stride, padding, dilation, groups)
     expected = activate(single + residual if with_residual else single, activation)
     torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-5)
@@ -66,7 +74,7 @@ def test_gradients_pass() -> None:
     x, weight, bias, residual = draw(GEOMETRIES["3x3-stride-2"], torch.float32, torch.channels_last)
     x.requires_grad_()
     residual.requires_grad_()
-    y = convolution(x, weight, bias, residual, *GEOMETRIES["3x3-stride-2"][:4], "relu")
+    y = fused_convolution(x, weight, bias, residual, *GEOMETRIES["3x3-stride-2"][:4], "relu")
     gx, gr = torch.autograd.grad(y.sum(), [x, residual])
     assert gx.abs().sum() > 0
     torch.testing.assert_close(gr, (y > 0).float())
