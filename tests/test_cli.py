@@ -270,3 +270,37 @@ def test_no_command_shows_the_help() -> None:
     result = run()
     assert "explain" in result.output
     assert "demo" in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--batches", "8,none"], "--batches: 'none' given, positive integers between commas are valid"),
+        (["--batches", "0"], "--batches: '0' given"),
+        (["--precision", "int8"], "--precision: 'int8' given"),
+        (["--models", "resnet18,"], "has an empty entry"),
+    ],
+    ids=["batches", "zero", "precision", "models"],
+)
+def test_tune_names_what_is_wrong(arguments: list[str], message: str, tmp_path: Path) -> None:
+    table = tmp_path / "table.json"
+    result = run("bench", "tune", "-o", str(table), *arguments)
+    assert result.exit_code == 2
+    assert message in result.output
+    assert not table.exists()
+
+
+def test_tune_refuses_a_file_that_is_no_table(tmp_path: Path) -> None:
+    table = tmp_path / "table.json"
+    table.write_text("[]")
+    result = run("bench", "tune", "-o", str(table))
+    assert result.exit_code == 2
+    assert "holds no JSON object" in result.output
+    assert table.read_text() == "[]"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a device")
+def test_tune_needs_a_device(tmp_path: Path) -> None:
+    result = run("bench", "tune", "-o", str(tmp_path / "table.json"))
+    assert result.exit_code == 2
+    assert "measures on a CUDA device, and PyTorch finds none here" in result.output
