@@ -36,18 +36,6 @@ TWINS = {
     "relevance_conv sums 3x3 256-256 56x56 bfloat16",
     "relevance_conv sums 5x5 depthwise 240 bfloat16 relu6",
 }
-HERE = [
-    "relevance_conv sums 1x1 256-64 56x56 bfloat16",
-    "relevance_conv sums 3x3 128-128 28x28 bfloat16",
-    "relevance_conv sums 3x3 depthwise 144 bfloat16 relu6",
-]
-CLEARING = [
-    "relevance_conv clear 1x1 24-144 56x56 bfloat16 relu6 signed",
-    "relevance_conv clear 3x3 128-128 28x28 bfloat16",
-    "relevance_conv clear 3x3 depthwise 144 bfloat16 relu6",
-]
-# The same code as that of a layer with 128 channels.
-TWIN = "relevance_conv sums 3x3 256-256 56x56 bfloat16"
 HERE = [name for name in SHIPPED if " sums " in name and name not in TWINS] + CLEARING
 PAIRS = [(name, "sm_90") for name in HERE] + [(name, chip) for name in EVERYWHERE for chip in ("sm_80", "sm_100")]
 PRODUCTS = [(name, target) for name, target in PAIRS if "depthwise" not in name]

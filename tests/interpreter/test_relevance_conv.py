@@ -234,6 +234,16 @@ def test_the_threshold_is_relative_to_each_image(form: str, positions: int, sign
     assert (sure & counts).any(dim=(1, 2, 3)).tolist() == [True, True, True, False]
 
 
+@ALGORITHMS
+def test_an_image_behind_a_fainter_one_in_its_block(choice: Choice) -> None:
+    x = torch.zeros(3, 16, 1, 5)
+    x[0, 0] = 1e-9  # no residue beside its own largest
+    x[1, 0, 0] = torch.tensor([1, 1e-7, 0.5, 1e-7, 0.5])
+    weight = torch.ones(1, 16, 1, 1)
+    _, q = run([x, weight, None, weight, None], Case(), choice=choice)
+    assert q[:, 0, 0].tolist() == [[1] * 5, [1, 0, 1, 0, 1], [0] * 5]
+
+
 def test_one_program_looks_after_several_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel, "processors", lambda device: 1)
     x = torch.zeros(3, 16, 8, 8)
@@ -290,11 +300,15 @@ def test_offsets_beyond_32_bits(kind: str) -> None:
     # Address space alone, of which a few pages are touched. Strides that fit 32 bits, offsets that do not.
     channels, outputs, _, side, case = LAYERS[kind]
     reserved = mmap.mmap(
-        -1, 4 * (2**32 + 2**12), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
+        -1, 4 * (2**31 + 2**12), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
     )
     memory = torch.frombuffer(reserved, dtype=torch.float32)
     operands = layer(channels, outputs, (3, 3), side, case, batch=3)
-    for strides in ((2**31, 1, 3 * channels, channels), (64, 1, 2**31, channels), (64, 1, channels, 2**31)):
+    if kind == "1x1":  # one row of one image: its positions are counted through, from stride to stride
+        row = operands[0][:1, :, :1]
+        apart = memory.as_strided(row.shape, (64, 1, 64, 2**30)).copy_(row)
+        torch.testing.assert_close(run([apart, *operands[1:]], case), run([row, *operands[1:]], case), rtol=0, atol=0)
+    for strides in ((2**30, 1, 3 * channels, channels), (64, 1, 2**30, channels), (64, 1, channels, 2**30)):
         x = memory.as_strided(operands[0].shape, strides)
         x.copy_(operands[0])
         expected = run(operands, case)
@@ -434,6 +448,9 @@ def test_joined_weights_are_kept_until_they_change() -> None:
     assert kernel.joined(first, second, dim=0, groups=1) is not made
     assert torch.equal(kernel.joined(first, second, dim=1, groups=1), torch.cat([first, second], dim=1))
     second.mul_(2)
+    assert torch.equal(kernel.joined(first, second, dim=1, groups=1), torch.cat([first, second], dim=1))
+    first.mul_(2)
+    assert torch.equal(kernel.joined(first, second, dim=1, groups=1), torch.cat([first, second], dim=1))
     assert torch.equal(kernel.joined(first, second, dim=0, groups=1), torch.cat([first, second]))
     other = draw(4, 2, 3, 3, seed=3)
     assert torch.equal(kernel.joined(first, other, dim=0, groups=1), torch.cat([first, other]))
