@@ -274,8 +274,8 @@ def target_kernel(
     if CONTRASTIVE:
         z = tl.where(z == 0, 1.0, tl.abs(z))
         classes = image * 0 + outputs
-        # With one class the seed is one-hot.
-        others = tl.where(classes > 1, z / tl.maximum(classes - 1, 1).to(tl.float32), 0.0)
+        # With one class the seed is one-hot: so it is for any number here, since both terms are then the target's.
+        others = z / tl.maximum(classes - 1, 1).to(tl.float32)
         at_target = z + others
     else:
         at_target = z
