@@ -613,7 +613,7 @@ def shipped() -> Iterator[tuple[str, Launch]]:
         x, gate, positive, negative = _tensors(images, inputs, outputs, signed=signed)
         signal = gate.new_empty((targets * images, outputs))
         launches, _ = plan(signal, gate, x, positive, negative, allow_tf32=tf32)
-        name = f"relevance_linear_backward product N={images} T={targets} {outputs}->{inputs}"
+        name = f"relevance_linear_backward N={images} T={targets} {outputs}->{inputs}"
         yield name + (" signed" if signed else "") + (" tf32" if tf32 else ""), launches[0]
         if images == 1:
             yield f"relevance_linear_backward sum of parts N=1 {outputs}->{inputs}", launches[1]
