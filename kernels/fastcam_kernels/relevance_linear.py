@@ -13,7 +13,8 @@ the layer's own unfolded weight in the same precision, which the operator's argu
 
 Up to `VECTOR_ROWS` rows are multiplied elementwise in float32. More go through matrix products. x of 16 bits times W+
 in float32 runs on matrix units: x is exact in TF32, and W+ is split into a TF32 number and the rest, two products that
-together keep at least 21 of its 24 bits. Products of float32 operands are exact (or TF32 where that is allowed).
+together keep at least 21 of its 24 bits (their sums are the matrix units', which may cut off where others round).
+Products of float32 operands are exact, or TF32 where that is allowed.
 """
 
 import math

@@ -274,8 +274,8 @@ def target_kernel(
     if CONTRASTIVE:
         z = tl.where(z == 0, 1.0, tl.abs(z))
         classes = image * 0 + outputs
-        # With one class the seed is one-hot.
-        others = tl.where(classes > 1, z / tl.maximum(classes - 1, 1).to(tl.float32), 0.0)
+        # With one class the seed is one-hot: so it is for any number here, since both terms are then the target's.
+        others = z / tl.maximum(classes - 1, 1).to(tl.float32)
         at_target = z + others
     else:
         at_target = z
@@ -613,7 +613,7 @@ def shipped() -> Iterator[tuple[str, Launch]]:
         x, gate, positive, negative = _tensors(images, inputs, outputs, signed=signed)
         signal = gate.new_empty((targets * images, outputs))
         launches, _ = plan(signal, gate, x, positive, negative, allow_tf32=tf32)
-        name = f"relevance_linear_backward product N={images} T={targets} {outputs}->{inputs}"
+        name = f"relevance_linear_backward N={images} T={targets} {outputs}->{inputs}"
         yield name + (" signed" if signed else "") + (" tf32" if tf32 else ""), launches[0]
         if images == 1:
             yield f"relevance_linear_backward sum of parts N=1 {outputs}->{inputs}", launches[1]

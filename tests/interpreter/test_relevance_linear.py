@@ -193,6 +193,16 @@ def test_nan_is_not_hidden_and_stays_in_its_image(rows: int) -> None:
     assert not gate[0].isnan().any()
 
 
+def test_no_threshold_holds_beside_a_nan() -> None:
+    tensors = problem((2, 2, 24), 9, False)
+    tensors["x"][0, 0, 7] = torch.nan
+    tensors["bias"] = tensors["bias"].abs() + 10  # a > 0 over Z = 0 at the first output
+    _, gate = run(tensors, "relu")
+    _, expected = reference.relevance_linear(**tensors, activation="relu", reciprocal=False)
+    assert gate[0, 1, 0] == torch.inf
+    torch.testing.assert_close(gate, expected, rtol=1e-5, atol=0, equal_nan=True)
+
+
 def transposed(tensor: Tensor) -> Tensor:
     return tensor.transpose(0, -1).contiguous().transpose(0, -1)
 
