@@ -27,7 +27,8 @@ def interleave(
 
 
 def _summary(values: list[float], units: list[float]) -> dict[str, float]:
-    fifths = statistics.quantiles(values, n=5, method="inclusive")
+    # Of a single round there is no spread.
+    fifths = statistics.quantiles(values, n=5, method="inclusive") if len(values) > 1 else values * 4
     return {
         "median": statistics.median(values),
         "p20": fifths[0],

@@ -7,12 +7,13 @@ from typing import TypeVar
 import torch
 from torch import Tensor, fx
 
-from fastcam.lrp.rules import Call, Form, Pullback, Rule, Signal, Transposed, rule_for
+from fastcam.lrp.rules import Call, Form, Pullback, Rule, Signal, Spread, Transposed, rule_for
 from fastcam.network.network import Network
 from fastcam.network.plan import Plan, Values, evaluate, make_plan
 from fastcam.network.precision import matrix_precision
+from fastcam.ops.seeds import SEEDS
 
-Seed = Callable[[Tensor], Tensor]
+Targets = Callable[[Tensor], Tensor]
 Read = Callable[[Tensor, Form, Tensor], Tensor]
 K = TypeVar("K")
 
@@ -67,21 +68,27 @@ def find_route(network: Network, layers: Sequence[fx.Node]) -> Route:
 
 
 def propagate(
-    network: Network, route: Route, images: Tensor, layers: Sequence[fx.Node], seed: Seed, read: Read | None = None
+    network: Network,
+    route: Route,
+    images: Tensor,
+    layers: Sequence[fx.Node],
+    targets: Targets,
+    seed: str,
+    read: Read | None = None,
 ) -> tuple[Tensor, Values, list[Tensor]]:
     """Run forward and back; return the logits, the layers' activations, and what `read` makes of each layer.
 
-    seed: logits (N, classes) -> relevance at the logits (N, T, classes).
+    targets: logits (N, classes) -> classes (N, T).
+    seed: the name of the relevance that they start with, of `fastcam.ops.seeds`.
     read: (signal (T, N, ...), its form, activation (N, ...)) -> anything; called once per layer. Without it, the sum
         of the layer's relevance over positions, (N, T, K).
     """
     with torch.inference_mode(False), torch.no_grad(), matrix_precision(network.precision, images.device):
         values, kept, pullbacks = _forward(network, route, images)
         logits = values[network.graph.logits]
-        relevance = seed(logits.to(torch.promote_types(logits.dtype, torch.float32)))
-        start = relevance.transpose(0, 1)
-        signals = _backward(route, {network.graph.logits: Signal(start)}, pullbacks, kept, layers, values, read)
-    return logits, values, signals
+        signals = _start(network, route, logits, targets(logits), seed, pullbacks)
+        found = _backward(route, signals, pullbacks, kept, layers, values, read)
+    return logits, values, found
 
 
 def _forward(network: Network, route: Route, images: Tensor) -> tuple[Values, Values, dict[fx.Node, Pullback]]:
@@ -107,6 +114,25 @@ def _forward(network: Network, route: Route, images: Tensor) -> tuple[Values, Va
         for released in step.releases:
             del values[released]
     return values, kept, pullbacks
+
+
+def _start(
+    network: Network,
+    route: Route,
+    logits: Tensor,
+    targets: Tensor,
+    seed: str,
+    pullbacks: dict[fx.Node, Pullback],
+) -> dict[fx.Node, Signal]:
+    """The first signal: at the logits, or right behind them where a linear layer makes them."""
+    node = network.graph.logits
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    last = pullbacks.get(node)
+    if isinstance(last, Spread) and route.form[route.receivers[node][0]] is Form.G:
+        del pullbacks[node]
+        (signal,) = last.from_seed(wide, targets, seed)
+        return {route.receivers[node][0]: signal}
+    return {node: Signal(SEEDS[seed](wide, targets).transpose(0, 1))}
 
 
 def _backward(

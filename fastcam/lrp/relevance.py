@@ -46,16 +46,16 @@ def relevance(
     model, checks = check_model(model), DeferredChecks()
     several = [False]
 
-    def relevance_of(logits: Tensor) -> Tensor:
+    def resolve(logits: Tensor) -> Tensor:
         resolved, several[0] = resolve_targets(targets, logits, checks)
-        return SEEDS[seed](logits, resolved)
+        return resolved
 
     with torch.inference_mode(False), torch.no_grad():
         images = check_images(images, checks)
         network = network_for(model, images, precision=precision, output=output)
         nodes = [found.node for found in find_layers(network.graph, model, layer)]
         route = network.once(("route", *nodes), lambda: find_route(network, nodes))
-        _, _, found = propagate(network, route, images, nodes, relevance_of, _relevance)
+        _, _, found = propagate(network, route, images, nodes, resolve, seed, _relevance)
         checks.settle()
     found = found if several[0] else [r.squeeze(1) for r in found]
     return found if isinstance(layer, list | tuple) else found[0]

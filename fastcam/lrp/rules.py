@@ -102,6 +102,29 @@ class Transposed:
         return sums.view(*signal.shape[:2], -1)
 
 
+@dataclass(frozen=True, eq=False)
+class Spread:
+    """The way back through a linear layer: G_x = (Q G) W+.
+
+    x: kept where it is signed, else None.
+    """
+
+    gate: Tensor
+    x: Tensor | None
+    positive: Tensor
+    negative: Tensor | None
+
+    def __call__(self, signal: Tensor) -> list[Signal]:
+        """G_x (T, N, ...) for signals (T, N, ...)."""
+        g: Tensor = ops.relevance_linear_backward(signal.flatten(0, 1), self.gate, self.x, self.positive, self.negative)
+        return [Signal(g.view(*signal.shape[:2], *g.shape[1:]), fresh=True)]
+
+    def from_seed(self, logits: Tensor, targets: Tensor, seed: str) -> list[Signal]:
+        """G_x (T, N, C) for the seed of that name at the targets (N, T), where the layer makes the logits."""
+        g: Tensor = ops.relevance_linear_seeded(logits, targets, self.gate, self.x, self.positive, self.negative, seed)
+        return [Signal(g.view(targets.shape[1], *logits.shape[:1], -1), fresh=True)]
+
+
 def layer(call: Call, values: Values) -> tuple[Tensor, Pullback]:
     """Convolution or linear layer, with batch norm and activation: S = Q G, G_x = conv_transpose(S, W+)."""
     unit, network = call.step.unit, call.network
@@ -121,12 +144,7 @@ def layer(call: Call, values: Values) -> tuple[Tensor, Pullback]:
         return y, Transposed(gate, kept, positive, negative, (x.shape[2], x.shape[3]), geometry)
 
     y, gate = ops.relevance_linear(x, affine.weight, affine.bias, positive, negative, unit.activation_name, reciprocal)
-
-    def pullback(signal: Tensor) -> list[Signal]:
-        g: Tensor = ops.relevance_linear_backward(signal.flatten(0, 1), gate, kept, positive, negative)
-        return [Signal(g.view(*signal.shape[:2], *g.shape[1:]), fresh=True)]
-
-    return y, pullback
+    return y, Spread(gate, kept, positive, negative)
 
 
 def movement(call: Call, values: Values) -> tuple[Any, Pullback]:

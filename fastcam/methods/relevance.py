@@ -9,7 +9,6 @@ from fastcam.lrp.propagate import find_route, propagate
 from fastcam.methods.method import Evidence, Method, Resolve
 from fastcam.network.layers import Layer
 from fastcam.network.network import Network
-from fastcam.ops import seeds
 
 
 def _relevance_cam(
@@ -19,11 +18,11 @@ def _relevance_cam(
     route = network.once(("route", *nodes), lambda: find_route(network, nodes))
     found: list[Tensor] = []
 
-    def seed(logits: Tensor) -> Tensor:
+    def targets(logits: Tensor) -> Tensor:
         found.append(resolve(logits))
-        return seeds.clrp(logits, found[0])
+        return found[0]
 
-    logits, values, weights = propagate(network, route, images, nodes, seed)
+    logits, values, weights = propagate(network, route, images, nodes, targets, "clrp")
     return Evidence(logits, found[0], [values[node] for node in nodes], weights)
 
 

@@ -5,6 +5,7 @@ In front of a convolution its zero padding; behind a layer its batch norm, a res
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from torch import fx
@@ -50,12 +51,12 @@ class Unit:
     activation: fx.Node | None
     geometry: Geometry | None
 
-    @property
+    @cached_property
     def output(self) -> fx.Node:
         """The node whose value the unit makes."""
         return self.activation or self.addition or self.norm or self.layer
 
-    @property
+    @cached_property
     def residual(self) -> fx.Node | None:
         """What is added to the layer's result: the addition's other operand."""
         if self.addition is None:
@@ -63,23 +64,23 @@ class Unit:
         first, second = map(_node, self.addition.args[:2])
         return second if first is (self.norm or self.layer) else first
 
-    @property
+    @cached_property
     def reads(self) -> tuple[fx.Node, ...]:
         """The nodes whose values the unit is made from."""
         return (self.input,) if self.residual is None else (self.input, self.residual)
 
-    @property
+    @cached_property
     def weight(self) -> fx.Node:
         """The placeholder of the layer's weight."""
         return _node(self.layer.args[1])
 
-    @property
+    @cached_property
     def bias(self) -> fx.Node | None:
         """The placeholder of the layer's bias."""
         bias = self.layer.args[2] if len(self.layer.args) > 2 else self.layer.kwargs.get("bias")
         return bias if isinstance(bias, fx.Node) else None
 
-    @property
+    @cached_property
     def activation_name(self) -> str:
         """The activation's name as the operators take it."""
         return "none" if self.activation is None else _activation(self.activation) or "none"

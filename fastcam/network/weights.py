@@ -83,8 +83,12 @@ class Weights:
 
     def are_finite(self) -> bool:
         """Whether no weight on the CPU is NaN or infinite."""
-        on_cpu = [t for t in self._state.values() if t.device.type == "cpu" and t.is_floating_point()]
-        return self._once(("finite",), lambda: all(bool(t.isfinite().all()) for t in on_cpu))
+
+        def look() -> bool:
+            floating = (t for t in self._state.values() if t.device.type == "cpu" and t.is_floating_point())
+            return all(bool(t.isfinite().all()) for t in floating)
+
+        return self._once(("finite",), look)
 
     def _fold(self, norm: fx.Node, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
         _, gamma, beta, mean, variance, _, _, eps, *_ = norm.args

@@ -4,6 +4,8 @@ On a CPU in float32, oneDNN applies them while a block of the result is still in
 result would cost up to as much as a 1x1 convolution.
 """
 
+from functools import cache
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -65,14 +67,27 @@ def fused_convolution(
 
 
 def _fuses(x: Tensor, weight: Tensor, residual: Tensor | None, activation: str) -> bool:
-    operands = [t for t in (x, weight, residual) if t is not None]
-    onednn = torch.backends.mkldnn
+    like = x if residual is None else residual
     return bool(
-        x.device.type == "cpu"
-        and all(t.dtype == torch.float32 for t in operands)
-        and not (torch.is_grad_enabled() and any(t.requires_grad for t in operands))
-        and x.numel() > 0
+        x.is_cpu
+        and x.dtype == weight.dtype == like.dtype == torch.float32
         and activation in (_FUSED if residual is None else ("none", "relu"))
-        and onednn.is_available()  # type: ignore[no-untyped-call]
-        and onednn.enabled
+        and x.numel() > 0
+        and not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad or like.requires_grad))
+        and torch.backends.mkldnn.enabled
+        and _onednn_fuses()
     )
+
+
+@cache
+def _onednn_fuses() -> bool:
+    """Whether this build of PyTorch fuses what is asked for here: tried once, on one pixel."""
+    one = torch.ones(1, 1, 1, 1)
+    geometry = ([0, 0], [1, 1], [1, 1], 1)
+    try:
+        fused = torch.ops.mkldnn._convolution_pointwise
+        plain = fused.default(one, -one, None, *geometry, "relu", [], "")
+        added = fused.binary(one, one, one, None, *geometry, "add", 1.0, "relu", [], "")
+    except (AttributeError, RuntimeError):  # a build without oneDNN, or for a processor on which it fuses nothing
+        return False
+    return bool(plain.item() == 0 and added.item() == 2)

@@ -91,14 +91,39 @@ def test_without_triton_the_reference_serves(monkeypatch: pytest.MonkeyPatch) ->
         kernels_serve(device)
 
 
-def test_operators_import_and_run_without_triton() -> None:
+def test_every_operator_imports_and_runs_without_triton() -> None:
     program = """
 import sys
 sys.modules["triton"] = None  # any import of it fails
 import torch
-from fastcam.ops import cam_map
-maps = cam_map(torch.rand(1, 2, 3, 3), torch.rand(1, 1, 2), [6, 6], True, True)
-assert maps.shape == (1, 1, 6, 6)
-assert "fastcam_kernels.cam_map" not in sys.modules
+from fastcam import ops
+from fastcam.lrp.tuning import make_problem
+from fastcam.lrp.convolutions import Convolution
+from fastcam.network.units import Geometry
+
+x, conv = torch.rand(1, 2, 3, 3), [[1, 1], [0, 0], [1, 1], 1]
+zero, w, m = torch.zeros(1, dtype=torch.int64), torch.rand(4, 2, 1, 1), torch.rand(4, 2)
+g = torch.rand(1, 4, 3, 3)
+results = [
+    ops.cam_map(x, torch.rand(1, 1, 2), [6, 6], True, True),
+    ops.masked_inputs(torch.rand(1, 3, 6, 6), x, zero, zero, None),
+    ops.perturbed_inputs(x, x, ops.pixel_rank(x[:, 0]), torch.tensor([0, 3])),
+    ops.unfold_patches(x, zero, zero, [2, 2], [4, 4], "bicubic"),
+    ops.fold_patches(torch.rand(1, 1, 1, 2, 2), torch.rand(1, 1, 1), zero, zero, [2, 2], [3, 3]),
+    *ops.relevance_conv(x, w, None, w, None, None, *conv, "relu", False),
+    ops.relevance_conv_backward(g, g, None, w, None, None, [3, 3], *conv),
+    ops.relevance_conv_weights(g, g, x, w, None, None, *conv),
+    *ops.relevance_linear(m, m, None, m, None, "none", True),
+    ops.relevance_linear_backward(torch.rand(4, 4), torch.rand(4, 4), None, m, None),
+    ops.relevance_linear_seeded(torch.rand(1, 4), zero.view(1, 1), torch.rand(1, 4), None, m, None, "clrp"),
+]
+assert len(results) == 13 and all(result.isfinite().all() for result in results)
+assert {name for name in ops.__all__} == {
+    "cam_map", "masked_inputs", "perturbed_inputs", "pixel_rank", "unfold_patches", "patch_offsets", "fold_patches",
+    "relevance_conv", "relevance_conv_backward", "relevance_conv_weights", "relevance_linear",
+    "relevance_linear_backward", "relevance_linear_seeded",
+}
+make_problem(Convolution(2, 4, (3, 3), (1, 1), Geometry((1, 1), (0, 0), (1, 1), 1), "relu", False), 1, x.dtype, "cpu")
+assert not any(name.startswith("fastcam_kernels.") for name in sys.modules)
 """
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)

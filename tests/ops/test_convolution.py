@@ -78,3 +78,21 @@ def test_gradients_pass() -> None:
     gx, gr = torch.autograd.grad(y.sum(), [x, residual])
     assert gx.abs().sum() > 0
     torch.testing.assert_close(gr, (y > 0).float())
+
+
+def test_a_build_without_fusion_takes_the_single_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert module._onednn_fuses()
+
+    class Missing:
+        def __getattr__(self, name: str) -> None:
+            raise AttributeError(name)
+
+    module._onednn_fuses.cache_clear()
+    monkeypatch.setattr(torch.ops, "mkldnn", Missing())
+    try:
+        x, weight, bias, residual = draw(GEOMETRIES["1x1"], torch.float32, torch.channels_last)
+        y = fused_convolution(x, weight, bias, residual, *GEOMETRIES["1x1"][:4], "relu")
+        torch.testing.assert_close(y, (F.conv2d(x, weight, bias) + residual).relu())
+        assert not module._onednn_fuses()
+    finally:
+        module._onednn_fuses.cache_clear()
