@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
 from torch import Tensor, fx
@@ -15,7 +14,6 @@ from fastcam.ops.seeds import SEEDS
 
 Targets = Callable[[Tensor], Tensor]
 Read = Callable[[Tensor, Form, Tensor], Tensor]
-K = TypeVar("K")
 
 
 @dataclass(frozen=True, eq=False)

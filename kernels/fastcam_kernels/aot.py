@@ -37,6 +37,7 @@ TARGETS = {
     },
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
+NVIDIA_TARGETS = tuple(name for name, target in TARGETS.items() if target.backend == "cuda")
 # Modules of this package, each with a function `shipped`.
 OPERATORS = (
     "cam_map",
@@ -109,8 +110,9 @@ class Compiled:
     registers: per thread; on AMD's chips vector registers, those of the matrix units (accumulation registers)
         included, of which a thread may have 512.
     stack: bytes per thread of memory that is not in registers (AMD: the private segment).
-    spills: registers that did not fit: on NVIDIA's chips the loads and stores of local memory in the code, on AMD's the
-        registers, vector and scalar, that the compiler reports.
+    spills: registers that went to memory: on NVIDIA's chips the loads and stores of local memory in the code, on AMD's
+        the vector registers that the compiler reports. (A scalar register that does not fit there is kept in a vector
+        register's lane.)
     """
 
     registers: int
@@ -246,7 +248,7 @@ def _read_amd(compiled: Any) -> Compiled:
         registers=numbers["vgpr_count"],
         stack=numbers["private_segment_fixed_size"],
         shared=compiled.metadata.shared,
-        spills=numbers["vgpr_spill_count"] + numbers["sgpr_spill_count"],
+        spills=numbers["vgpr_spill_count"],
         # Directives start with a point, labels at the start of the line.
         instructions=Counter(re.findall(r"^\t([a-z]\w*)", assembly, re.MULTILINE)),
         names=AMD,

@@ -37,7 +37,7 @@ def test_compiles_without_spills_within_the_chip(name: str, target: str) -> None
     assert code.registers <= 128
 
 
-@pytest.mark.parametrize("target", aot.TARGETS)
+@pytest.mark.parametrize("target", aot.NVIDIA_TARGETS)
 @pytest.mark.parametrize("name", [name for name in SHIPPED if "batch=256" in name and "224x224" in name])
 def test_maps_are_stored_in_128_bits(name: str, target: str) -> None:
     code = compiled(name, target)

@@ -40,7 +40,7 @@ def test_compiles_without_spills_within_the_chip(name: str, target: str) -> None
     assert code.shared <= 256
 
 
-@pytest.mark.parametrize("target", aot.TARGETS)
+@pytest.mark.parametrize("target", aot.NVIDIA_TARGETS)
 @pytest.mark.parametrize("name", WRITES)
 def test_lines_move_in_128_bits_where_the_layout_allows(name: str, target: str) -> None:
     code = compiled(name, target)

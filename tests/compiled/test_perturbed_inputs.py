@@ -31,7 +31,7 @@ def test_compiles_without_spills_within_the_chip(name: str, target: str) -> None
     assert code.registers <= 128
 
 
-@pytest.mark.parametrize("target", aot.TARGETS)
+@pytest.mark.parametrize("target", aot.NVIDIA_TARGETS)
 @pytest.mark.parametrize("name", SHIPPED)
 def test_images_move_in_128_bits_where_the_layout_allows(name: str, target: str) -> None:
     code = compiled(name, target)
