@@ -209,8 +209,9 @@ def triton_config(problem: Problem, *, exact: bool) -> BackwardConfig:
         ),
         gate_first=gates_first(problem),
         num_warps=8 if channels == 64 and not filled else 4,
-        # A third stage is worth more than it costs in registers only where products are not what takes the time.
-        num_stages=2 if exact else 3,
+        # A third stage is worth more than it costs in registers only where products are not what takes the time; of
+        # two weights it takes more shared memory than gfx942 has.
+        num_stages=2 if exact or problem.signed else 3,
     )
 
 

@@ -46,8 +46,8 @@ def agreement(model: nn.Module, photos: Tensor, method: str, layer: str, precisi
         ("relevance_cam", LAST, "float16", 0.9999),
         ("relevance_cam", LAST, "bfloat16", 0.998),
         # Deeper, a difference of nearly equal sums is all that a contrastive seed leaves. The forward's rounding
-        # decides (where an addition is fused it rounds once less, which moves these figures by 1e-4, early by 1e-3); the
-        # signal's own would show here as 0.98 and 0.83 if gates of linear layers were bfloat16.
+        # decides (where an addition is fused it rounds once less, which moves these figures by 1e-4, early by 1e-3);
+        # the signal's own would show here as 0.98 and 0.83 if gates of linear layers were bfloat16.
         ("relevance_cam", MIDDLE, "float16", 0.9995),
         ("relevance_cam", EARLY, "float16", 0.998),
         ("relevance_cam", MIDDLE, "bfloat16", 0.99),
