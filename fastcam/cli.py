@@ -184,9 +184,8 @@ def tune(
         for name in names:
             loaded = load_model(name, weights="none" if name != "efficientnet_lite0" else "default")
             view = loaded.preprocessing.tensor(loaded.preprocessing.view(Image.new("RGB", (300, 300))))
-            layers = convolutions(loaded.model, view.expand(2, -1, -1, -1))
-            dtype = PRECISIONS[precision]
-            table |= run_tuning(layers, sizes, dtype, note=typer.echo)
+            layers = convolutions(loaded.model, view)
+            table |= run_tuning(layers, sizes, PRECISIONS[precision], note=typer.echo)
             with atomic_write(output) as stream:
                 stream.write((json.dumps(table, indent=1) + "\n").encode())
     typer.echo(f"{len(table)} entries in {output}")

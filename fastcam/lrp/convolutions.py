@@ -31,12 +31,7 @@ class Convolution:
     @property
     def output_size(self) -> tuple[int, int]:
         """Height and width of the result."""
-        g = self.geometry
-        rows, columns = (
-            (full + 2 * pad - d * (k - 1) - 1) // step + 1
-            for full, pad, d, k, step in zip(self.size, g.padding, g.dilation, self.kernel, g.stride, strict=True)
-        )
-        return rows, columns
+        return self.geometry.output_size(self.size, self.kernel)
 
     def products(self, batch: int) -> int:
         """Multiplications of one product with its weights; forward takes two of these products, back one."""
@@ -68,8 +63,7 @@ def convolutions(model: nn.Module, images: Tensor, layer: LayerName = None) -> C
     """
     with torch.inference_mode(False), torch.no_grad():
         network = network_for(model, images)
-        nodes = [found.node for found in find_layers(network.graph, model, layer)]
-        route = find_route(network, nodes)
+        route = find_route(network, [found.node for found in find_layers(network.graph, model, layer)])
     units = [step.unit for step in route.plan.steps if step.node in route.rules and step.unit is not None]
     return Counter(_shape(unit, unit.input not in network.nonnegative) for unit in units if unit.geometry is not None)
 

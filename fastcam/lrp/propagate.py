@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, fx
 
 from fastcam.lrp.rules import Call, Form, Pullback, Rule, Signal, Spread, Transposed, rule_for
+from fastcam.network.graph import Graph
 from fastcam.network.network import Network
 from fastcam.network.plan import Plan, Values, evaluate, make_plan
 from fastcam.network.precision import matrix_precision
@@ -37,11 +38,14 @@ class Route:
 
 
 def find_route(network: Network, layers: Sequence[fx.Node]) -> Route:
-    """Find the operations between `layers` and the logits, and the rule of each.
+    """The operations between `layers` and the logits, and the rule of each; found once per network.
 
     Raises ValueError where an operation on the way has no rule, or where relevance never reaches a layer.
     """
-    graph = network.graph
+    return network.once(("route", *layers), lambda: _find_route(network.graph, layers))
+
+
+def _find_route(graph: Graph, layers: Sequence[fx.Node]) -> Route:
     downstream = graph.descendants(layers)
     behind = set().union(*(graph.descendants([layer]) - {layer} for layer in layers))
     plan = make_plan(graph, (graph.logits, *layers), apart=behind)
@@ -128,8 +132,7 @@ def _start(
     last = pullbacks.get(node)
     if isinstance(last, Spread) and route.form[route.receivers[node][0]] is Form.G:
         del pullbacks[node]
-        (signal,) = last.from_seed(wide, targets, seed)
-        return {route.receivers[node][0]: signal}
+        return {route.receivers[node][0]: last.from_seed(wide, targets, seed)}
     return {node: Signal(SEEDS[seed](wide, targets).transpose(0, 1))}
 
 

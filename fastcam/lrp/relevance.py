@@ -54,7 +54,7 @@ def relevance(
         images = check_images(images, checks)
         network = network_for(model, images, precision=precision, output=output)
         nodes = [found.node for found in find_layers(network.graph, model, layer)]
-        route = network.once(("route", *nodes), lambda: find_route(network, nodes))
+        route = find_route(network, nodes)
         _, _, found = propagate(network, route, images, nodes, resolve, seed, _relevance)
         checks.settle()
     found = found if several[0] else [r.squeeze(1) for r in found]

@@ -119,10 +119,10 @@ class Spread:
         g: Tensor = ops.relevance_linear_backward(signal.flatten(0, 1), self.gate, self.x, self.positive, self.negative)
         return [Signal(g.view(*signal.shape[:2], *g.shape[1:]), fresh=True)]
 
-    def from_seed(self, logits: Tensor, targets: Tensor, seed: str) -> list[Signal]:
+    def from_seed(self, logits: Tensor, targets: Tensor, seed: str) -> Signal:
         """G_x (T, N, C) for the seed of that name at the targets (N, T), where the layer makes the logits."""
         g: Tensor = ops.relevance_linear_seeded(logits, targets, self.gate, self.x, self.positive, self.negative, seed)
-        return [Signal(g.view(targets.shape[1], *logits.shape[:1], -1), fresh=True)]
+        return Signal(g.view(targets.shape[1], *logits.shape[:1], -1), fresh=True)
 
 
 def layer(call: Call, values: Values) -> tuple[Tensor, Pullback]:
@@ -136,8 +136,7 @@ def layer(call: Call, values: Values) -> tuple[Tensor, Pullback]:
     kept = x if signed else None
     reciprocal = call.form is Form.R
     if unit.geometry is not None:
-        g = unit.geometry
-        geometry = (list(g.stride), list(g.padding), list(g.dilation), g.groups)
+        geometry = unit.geometry.arguments
         y, gate = ops.relevance_conv(
             x, affine.weight, affine.bias, positive, negative, None, *geometry, unit.activation_name, reciprocal
         )

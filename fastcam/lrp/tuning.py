@@ -109,8 +109,7 @@ def backward_problem(conv: Convolution, problem: Problem) -> Any:
 
 def reference_forward(conv: Convolution, problem: Problem) -> tuple[Tensor, Tensor]:
     """The PyTorch reference of the forward pass."""
-    g, p = conv.geometry, problem
-    geometry = (list(g.stride), list(g.padding), list(g.dilation), g.groups)
+    geometry, p = conv.geometry.arguments, problem
     return reference.relevance_conv(
         p.x, p.weight, p.bias, p.positive, p.negative, None, *geometry, conv.activation, False
     )
@@ -118,8 +117,7 @@ def reference_forward(conv: Convolution, problem: Problem) -> tuple[Tensor, Tens
 
 def reference_backward(conv: Convolution, problem: Problem) -> Tensor:
     """The PyTorch reference of the way back."""
-    g, p = conv.geometry, problem
-    geometry = (list(g.stride), list(g.padding), list(g.dilation), g.groups)
+    geometry, p = conv.geometry.arguments, problem
     x = p.x if conv.signed else None
     return reference.relevance_conv_backward(
         p.signal, p.gate, x, p.positive, p.negative, None, list(conv.size), *geometry
@@ -144,7 +142,7 @@ def read_table(path: Path) -> dict[str, dict[str, Any]]:
     return {key: asdict(choice) for key, choice in read(path).items()}
 
 
-def candidates(operator: str) -> Iterator[Any]:
+def candidates() -> Iterator[Any]:
     """The choices that are tried: the composition, and blocks that fit the registers of four or eight warps."""
     from fastcam_kernels.tuning import Choice
 
@@ -182,7 +180,7 @@ def fastest(operator: str, conv: Convolution, problem: Problem) -> tuple[Any, fl
     run: Callable[[Problem, Any], Any] = partial(forward if ahead else backward, conv)
     expected: Any = reference_forward(conv, problem) if ahead else reference_backward(conv, problem)
     good: dict[str, Any] = {}
-    for choice in candidates(operator):
+    for choice in candidates():
         try:
             found = run(problem, choice)
         except (RuntimeError, ValueError):  # out of registers or shared memory, or blocks that the kernel refuses

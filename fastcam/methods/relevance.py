@@ -15,7 +15,7 @@ def _relevance_cam(
     network: Network, images: Tensor, layers: Sequence[Layer], resolve: Resolve, _: Mapping[str, Any]
 ) -> Evidence:
     nodes = [layer.node for layer in layers]
-    route = network.once(("route", *nodes), lambda: find_route(network, nodes))
+    route = find_route(network, nodes)
     found: list[Tensor] = []
 
     def targets(logits: Tensor) -> Tensor:

@@ -120,11 +120,9 @@ def compute(unit: Unit, values: Values, weights: Weights) -> Tensor:
     operand = x.to(affine.weight.dtype)
     if unit.geometry is None:
         return activate(F.linear(operand, affine.weight, affine.bias), unit.activation_name).to(x.dtype)
-    g = unit.geometry
-    geometry = (list(g.stride), list(g.padding), list(g.dilation), g.groups)
     residual = None if unit.residual is None else values[unit.residual].to(affine.weight.dtype)
     run = fused_convolution if weights.are_finite() else convolution
-    y = run(operand, affine.weight, affine.bias, residual, *geometry, unit.activation_name)
+    y = run(operand, affine.weight, affine.bias, residual, *unit.geometry.arguments, unit.activation_name)
     return y.to(x.dtype)
 
 

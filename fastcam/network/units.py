@@ -3,7 +3,7 @@
 In front of a convolution its zero padding; behind a layer its batch norm, a residual addition, an activation.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -34,6 +34,19 @@ class Geometry:
     dilation: tuple[int, int]
     groups: int
     shift: tuple[int, int] = (0, 0)
+
+    @property
+    def arguments(self) -> tuple[list[int], list[int], list[int], int]:
+        """Stride, padding, dilation and groups, as the operators take them."""
+        return list(self.stride), list(self.padding), list(self.dilation), self.groups
+
+    def output_size(self, size: Sequence[int], kernel: Sequence[int]) -> tuple[int, int]:
+        """Height and width of the result of a kernel that includes the shift, on an input of that size."""
+        rows, columns = (
+            (full + 2 * pad - d * (k - 1) - 1) // step + 1
+            for full, pad, d, k, step in zip(size, self.padding, self.dilation, kernel, self.stride, strict=True)
+        )
+        return rows, columns
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,14 +168,9 @@ def _absorb_padding(pad: fx.Node, geometry: Geometry, conv: fx.Node, kept: set[f
     height, width = geometry.padding
     built_in = replace(geometry, padding=(height + bottom, width + right), shift=shift)
     # The last window must end where it did: a longer kernel may leave no room for it, or a wider padding for one more.
-    before = shape(_node(pad.args[0]))[2:]
-    after = [
-        (size + 2 * padding - (extent + more)) // stride + 1
-        for size, padding, extent, more, stride in zip(
-            before, built_in.padding, kernel[2:], shift, geometry.stride, strict=True
-        )
-    ]
-    return built_in if not any(shift) or tuple(after) == shape(conv)[2:] else None
+    extent = [side + more for side, more in zip(kernel[2:], shift, strict=True)]
+    fits = built_in.output_size(shape(_node(pad.args[0]))[2:], extent) == shape(conv)[2:]
+    return built_in if fits else None
 
 
 def _with_residual(addition: fx.Node, units: dict[fx.Node, Unit], kept: set[fx.Node]) -> Unit | None:

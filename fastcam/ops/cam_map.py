@@ -76,10 +76,7 @@ def _check(activations: Tensor, weights: Tensor, size: Sequence[int]) -> torch.d
     return torch.promote_types(torch.promote_types(activations.dtype, weights.dtype), torch.float32)
 
 
-@torch.library.custom_op("fastcam::cam_map", mutates_args=())
-def cam_map(activations: Tensor, weights: Tensor, size: Sequence[int], relu: bool, normalize: bool) -> Tensor:
-    """Return class activation maps (N, T, H, W): arguments, result and errors as of `cam_map_reference`."""
-    return cam_map_reference(activations, weights, size, relu, normalize)
+cam_map = torch.library.custom_op("fastcam::cam_map", mutates_args=())(cam_map_reference)
 
 
 @cam_map.register_kernel("cuda")

@@ -91,12 +91,7 @@ def _check(
     return torch.promote_types(torch.promote_types(maps.dtype, confidences.dtype), torch.float32)
 
 
-@torch.library.custom_op("fastcam::fold_patches", mutates_args=())
-def fold_patches(
-    maps: Tensor, confidences: Tensor, tops: Tensor, lefts: Tensor, crop: Sequence[int], size: Sequence[int]
-) -> Tensor:
-    """Return the maps of whole images (N, T, H, W): arguments, result, errors as of `fold_patches_reference`."""
-    return fold_patches_reference(maps, confidences, tops, lefts, crop, size)
+fold_patches = torch.library.custom_op("fastcam::fold_patches", mutates_args=())(fold_patches_reference)
 
 
 @fold_patches.register_kernel("cuda")

@@ -113,16 +113,7 @@ def _check(
         )
 
 
-@torch.library.custom_op("fastcam::masked_inputs", mutates_args=())
-def masked_inputs(
-    images: Tensor,
-    activations: Tensor,
-    image_index: Tensor,
-    channel_index: Tensor,
-    baseline: Tensor | None,
-) -> Tensor:
-    """Return masked images (P, C, H, W): arguments, result, errors as of `masked_inputs_reference`."""
-    return masked_inputs_reference(images, activations, image_index, channel_index, baseline)
+masked_inputs = torch.library.custom_op("fastcam::masked_inputs", mutates_args=())(masked_inputs_reference)
 
 
 @masked_inputs.register_kernel("cuda")

@@ -86,10 +86,7 @@ def _check(images: Tensor, base: Tensor, rank: Tensor, steps: Tensor) -> None:
         raise ValueError(f"steps has shape {tuple(steps.shape)}; (S,) is needed")
 
 
-@torch.library.custom_op("fastcam::perturbed_inputs", mutates_args=())
-def perturbed_inputs(images: Tensor, base: Tensor, rank: Tensor, steps: Tensor) -> Tensor:
-    """Return the images of all steps (N * S, C, H, W): arguments, errors as of `perturbed_inputs_reference`."""
-    return perturbed_inputs_reference(images, base, rank, steps)
+perturbed_inputs = torch.library.custom_op("fastcam::perturbed_inputs", mutates_args=())(perturbed_inputs_reference)
 
 
 @perturbed_inputs.register_kernel("cuda")

@@ -17,6 +17,8 @@ a = activation(c + residual), G_a passes to c and to the residual where a is not
 back the residual branch's own G is added to G_x.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -173,65 +175,23 @@ def split_by_sign(above: Tensor, below: Tensor, x: Tensor) -> Tensor:
     return g.add_(torch.ops.aten.threshold_backward(below, -x, 0.0))
 
 
-@torch.library.custom_op("fastcam::relevance_conv", mutates_args=())
-def relevance_conv(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    positive: Tensor,
-    negative: Tensor | None,
-    residual: Tensor | None,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    groups: int,
-    activation: str,
-    reciprocal: bool,
-) -> tuple[Tensor, Tensor]:
-    """The operator behind `relevance_conv_reference`."""
-    return relevance_conv_reference(
-        x, weight, bias, positive, negative, residual, stride, padding, dilation, groups, activation, reciprocal
-    )
+relevance_conv = torch.library.custom_op("fastcam::relevance_conv", mutates_args=())(relevance_conv_reference)
 
 
 @relevance_conv.register_kernel("cuda")
-def _(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    positive: Tensor,
-    negative: Tensor | None,
-    residual: Tensor | None,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    groups: int,
-    activation: str,
-    reciprocal: bool,
-) -> tuple[Tensor, Tensor]:
+def _(x: Tensor, weight: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
     # float64, and convolutions in another dtype than that of x, have no kernel.
     if x.dtype == torch.float64 or weight.dtype != x.dtype or not kernels_serve(x.device):
-        return relevance_conv_reference(
-            x, weight, bias, positive, negative, residual, stride, padding, dilation, groups, activation, reciprocal
-        )
+        return relevance_conv_reference(x, weight, *others)
     from fastcam_kernels import relevance_conv as kernel
 
-    geometry = kernel.Geometry((stride[0], stride[1]), (padding[0], padding[1]), (dilation[0], dilation[1]), groups)
+    bias, positive, negative, residual, stride, padding, dilation, groups, activation, reciprocal = others
+    geometry = kernel.Geometry(_pair(stride), _pair(padding), _pair(dilation), groups)
     operands = (x, weight, bias, positive, negative, residual)
     a, q = kernel.relevance_conv(*operands, geometry, activation, reciprocal, zero_share=zero_share(x.dtype))
     # In memory as the reference's, which is what the fake kernel promises.
     layout = torch.channels_last if _channels_last(x) or _channels_last(weight) else torch.contiguous_format
     return a.contiguous(memory_format=layout), q.contiguous(memory_format=layout)
-
-
-def _channels_last(tensor: Tensor) -> bool:
-    """Whether a convolution takes a tensor for channels-last: its strides grow in the order C, W, H, N."""
-    least = 1
-    for axis in (1, 3, 2, 0):
-        if tensor.stride(axis) < least or (axis == 0 and least == tensor.stride(1)):
-            return False
-        least = tensor.stride(axis) * tensor.shape[axis]
-    return True
 
 
 @relevance_conv.register_fake
@@ -246,30 +206,28 @@ def _(
     padding: list[int],
     dilation: list[int],
     groups: int,
-    activation: str,
-    reciprocal: bool,
+    *_: Any,
 ) -> tuple[Tensor, Tensor]:
     y = F.conv2d(x.to(weight.dtype), weight, bias, stride, padding, dilation, groups)
     return y.to(x.dtype), torch.empty_like(y, dtype=signal_dtype(x.dtype))
 
 
-@torch.library.custom_op("fastcam::relevance_conv_backward", mutates_args=())
-def relevance_conv_backward(
-    signal: Tensor,
-    gate: Tensor,
-    x: Tensor | None,
-    positive: Tensor,
-    negative: Tensor | None,
-    residual: Tensor | None,
-    size: list[int],
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    groups: int,
-) -> Tensor:
-    """The operator behind `relevance_conv_backward_reference`."""
-    return relevance_conv_backward_reference(
-        signal, gate, x, positive, negative, residual, size, stride, padding, dilation, groups
+relevance_conv_backward = torch.library.custom_op("fastcam::relevance_conv_backward", mutates_args=())(
+    relevance_conv_backward_reference
+)
+
+
+@relevance_conv_backward.register_kernel("cuda")
+def _(signal: Tensor, gate: Tensor, *others: Any) -> Tensor:
+    if gate.dtype == torch.float64 or not kernels_serve(signal.device):
+        return relevance_conv_backward_reference(signal, gate, *others)
+    from fastcam_kernels import relevance_conv_backward as kernel
+
+    x, positive, negative, residual, size, stride, padding, dilation, groups = others
+    sides = (_pair(size), _pair(stride), _pair(padding), _pair(dilation))
+    tf32 = torch.backends.cudnn.allow_tf32
+    return kernel.relevance_conv_backward(
+        signal, gate, x, positive, negative, residual, *sides, groups, allow_tf32=tf32
     )
 
 
@@ -291,91 +249,37 @@ def _(
     return torch.empty(shape, dtype=gate.dtype, device=signal.device, memory_format=torch.channels_last)
 
 
-@torch.library.custom_op("fastcam::relevance_conv_weights", mutates_args=())
-def relevance_conv_weights(
-    signal: Tensor,
-    gate: Tensor,
-    x: Tensor,
-    positive: Tensor,
-    negative: Tensor | None,
-    residual: Tensor | None,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    groups: int,
-) -> Tensor:
-    """The operator behind `relevance_conv_weights_reference`."""
-    return relevance_conv_weights_reference(
-        signal, gate, x, positive, negative, residual, stride, padding, dilation, groups
-    )
+relevance_conv_weights = torch.library.custom_op("fastcam::relevance_conv_weights", mutates_args=())(
+    relevance_conv_weights_reference
+)
+
+
+@relevance_conv_weights.register_kernel("cuda")
+def _(signal: Tensor, gate: Tensor, *others: Any) -> Tensor:
+    if gate.dtype == torch.float64 or not kernels_serve(signal.device):
+        return relevance_conv_weights_reference(signal, gate, *others)
+    from fastcam_kernels import relevance_conv_backward as kernel
+
+    x, positive, negative, residual, stride, padding, dilation, groups = others
+    sides = (_pair(stride), _pair(padding), _pair(dilation))
+    tf32 = torch.backends.cudnn.allow_tf32
+    return kernel.relevance_conv_weights(signal, gate, x, positive, negative, residual, *sides, groups, allow_tf32=tf32)
 
 
 @relevance_conv_weights.register_fake
-def _(
-    signal: Tensor,
-    gate: Tensor,
-    x: Tensor,
-    positive: Tensor,
-    negative: Tensor | None,
-    residual: Tensor | None,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    groups: int,
-) -> Tensor:
+def _(signal: Tensor, gate: Tensor, x: Tensor, *_: Any) -> Tensor:
     number = torch.promote_types(gate.dtype, torch.float32)
     return signal.new_empty((signal.shape[0], x.shape[1]), dtype=number)
 
 
-@relevance_conv_backward.register_kernel("cuda")
-def _(
-    signal: Tensor,
-    gate: Tensor,
-    x: Tensor | None,
-    positive: Tensor,
-    negative: Tensor | None,
-    residual: Tensor | None,
-    size: list[int],
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    groups: int,
-) -> Tensor:
-    if gate.dtype == torch.float64 or not kernels_serve(signal.device):
-        return relevance_conv_backward_reference(
-            signal, gate, x, positive, negative, residual, size, stride, padding, dilation, groups
-        )
-    from fastcam_kernels import relevance_conv_backward as kernel
-
-    sides = (_pair(size), _pair(stride), _pair(padding), _pair(dilation))
-    return kernel.relevance_conv_backward(
-        signal, gate, x, positive, negative, residual, *sides, groups, allow_tf32=torch.backends.cudnn.allow_tf32
-    )
-
-
-@relevance_conv_weights.register_kernel("cuda")
-def _(
-    signal: Tensor,
-    gate: Tensor,
-    x: Tensor,
-    positive: Tensor,
-    negative: Tensor | None,
-    residual: Tensor | None,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    groups: int,
-) -> Tensor:
-    if gate.dtype == torch.float64 or not kernels_serve(signal.device):
-        return relevance_conv_weights_reference(
-            signal, gate, x, positive, negative, residual, stride, padding, dilation, groups
-        )
-    from fastcam_kernels import relevance_conv_backward as kernel
-
-    sides = (_pair(stride), _pair(padding), _pair(dilation))
-    return kernel.relevance_conv_weights(
-        signal, gate, x, positive, negative, residual, *sides, groups, allow_tf32=torch.backends.cudnn.allow_tf32
-    )
+def _channels_last(tensor: Tensor) -> bool:
+    """Whether a convolution takes a tensor for channels-last: its strides grow in the order C, W, H, N."""
+    least = 1
+    for axis in (1, 3, 2, 0):
+        if tensor.stride(axis) < least or (axis == 0 and least == tensor.stride(1)):
+            return False
+        least = tensor.stride(axis) * tensor.shape[axis]
+    return True
 
 
 def _pair(sides: list[int]) -> tuple[int, int]:

@@ -5,6 +5,8 @@ gates rounded to bfloat16 leave more of their rounding than of the seed (on Effi
 thirds down the network then correlate at 0.83 with float32's).
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -79,73 +81,32 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-@torch.library.custom_op("fastcam::relevance_linear", mutates_args=())
-def relevance_linear(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    positive: Tensor,
-    negative: Tensor | None,
-    activation: str,
-    reciprocal: bool,
-) -> tuple[Tensor, Tensor]:
-    """The operator behind `relevance_linear_reference`."""
-    return relevance_linear_reference(x, weight, bias, positive, negative, activation, reciprocal)
+relevance_linear = torch.library.custom_op("fastcam::relevance_linear", mutates_args=())(relevance_linear_reference)
 
 
 @relevance_linear.register_kernel("cuda")
-def _(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    positive: Tensor,
-    negative: Tensor | None,
-    activation: str,
-    reciprocal: bool,
-) -> tuple[Tensor, Tensor]:
+def _(x: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
     # The kernels add up in float32: float64 is the reference's.
     if x.dtype == torch.float64 or not kernels_serve(x.device):
-        return relevance_linear_reference(x, weight, bias, positive, negative, activation, reciprocal)
+        return relevance_linear_reference(x, *others)
     from fastcam_kernels import relevance_linear as kernel
 
-    return kernel.relevance_linear(
-        x,
-        weight,
-        bias,
-        positive,
-        negative,
-        activation,
-        reciprocal,
-        zero_share=zero_share(torch.float32),
-        allow_tf32=torch.backends.cuda.matmul.allow_tf32,
-    )
+    weight, bias, positive, negative, activation, reciprocal = others
+    operands = (x, weight, bias, positive, negative)
+    share, tf32 = zero_share(torch.float32), torch.backends.cuda.matmul.allow_tf32
+    return kernel.relevance_linear(*operands, activation, reciprocal, zero_share=share, allow_tf32=tf32)
 
 
 @relevance_linear.register_fake
-def _(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    positive: Tensor,
-    negative: Tensor | None,
-    activation: str,
-    reciprocal: bool,
-) -> tuple[Tensor, Tensor]:
+def _(x: Tensor, weight: Tensor, bias: Tensor | None, *_: Any) -> tuple[Tensor, Tensor]:
     y = F.linear(x.to(weight.dtype), weight, bias)
     return y.to(x.dtype), torch.empty_like(y, dtype=_wide(x.dtype))
 
 
-@torch.library.custom_op("fastcam::relevance_linear_backward", mutates_args=())
-def relevance_linear_backward(
-    signal: Tensor, gate: Tensor, x: Tensor | None, positive: Tensor, negative: Tensor | None
-) -> Tensor:
-    """The operator behind `relevance_linear_backward_reference`."""
-    return relevance_linear_backward_reference(signal, gate, x, positive, negative)
-
-
-def _float32(gate: Tensor, positive: Tensor) -> bool:
-    """Whether the way back is the kernels': float64 is the reference's, and 16 bits are too few for these weights."""
-    return gate.dtype == positive.dtype == torch.float32
+relevance_linear_backward = torch.library.custom_op("fastcam::relevance_linear_backward", mutates_args=())(
+    relevance_linear_backward_reference
+)
+relevance_linear_backward.register_fake(relevance_linear_backward_reference)
 
 
 @relevance_linear_backward.register_kernel("cuda")
@@ -158,51 +119,27 @@ def _(signal: Tensor, gate: Tensor, x: Tensor | None, positive: Tensor, negative
     return kernel.relevance_linear_backward(signal, gate, x, positive, negative, allow_tf32=tf32)
 
 
-@relevance_linear_backward.register_fake
-def _(signal: Tensor, gate: Tensor, x: Tensor | None, positive: Tensor, negative: Tensor | None) -> Tensor:
-    return relevance_linear_backward_reference(signal, gate, x, positive, negative)
-
-
-@torch.library.custom_op("fastcam::relevance_linear_seeded", mutates_args=())
-def relevance_linear_seeded(
-    logits: Tensor,
-    targets: Tensor,
-    gate: Tensor,
-    x: Tensor | None,
-    positive: Tensor,
-    negative: Tensor | None,
-    seed: str,
-) -> Tensor:
-    """The operator behind `relevance_linear_seeded_reference`."""
-    return relevance_linear_seeded_reference(logits, targets, gate, x, positive, negative, seed)
+relevance_linear_seeded = torch.library.custom_op("fastcam::relevance_linear_seeded", mutates_args=())(
+    relevance_linear_seeded_reference
+)
 
 
 @relevance_linear_seeded.register_kernel("cuda")
-def _(
-    logits: Tensor,
-    targets: Tensor,
-    gate: Tensor,
-    x: Tensor | None,
-    positive: Tensor,
-    negative: Tensor | None,
-    seed: str,
-) -> Tensor:
+def _(logits: Tensor, targets: Tensor, gate: Tensor, x: Tensor | None, positive: Tensor, *others: Any) -> Tensor:
     if not _float32(gate, positive) or logits.dtype == torch.float64 or not kernels_serve(gate.device):
-        return relevance_linear_seeded_reference(logits, targets, gate, x, positive, negative, seed)
+        return relevance_linear_seeded_reference(logits, targets, gate, x, positive, *others)
     from fastcam_kernels import relevance_linear_backward as kernel
 
+    negative, seed = others
     tf32 = torch.backends.cuda.matmul.allow_tf32
     return kernel.relevance_linear_seeded(logits, targets, gate, x, positive, negative, seed, allow_tf32=tf32)
 
 
 @relevance_linear_seeded.register_fake
-def _(
-    logits: Tensor,
-    targets: Tensor,
-    gate: Tensor,
-    x: Tensor | None,
-    positive: Tensor,
-    negative: Tensor | None,
-    seed: str,
-) -> Tensor:
+def _(logits: Tensor, targets: Tensor, gate: Tensor, x: Tensor | None, positive: Tensor, *_: Any) -> Tensor:
     return gate.new_empty((targets.shape[0] * targets.shape[1], positive.shape[1]))
+
+
+def _float32(gate: Tensor, positive: Tensor) -> bool:
+    """Whether the way back is the kernels': float64 is the reference's, and 16 bits are too few for these weights."""
+    return gate.dtype == positive.dtype == torch.float32

@@ -124,12 +124,7 @@ def _check(images: Tensor, tops: Tensor, lefts: Tensor, crop: Sequence[int], siz
         raise ValueError(f"mode is {mode!r}; valid: {', '.join(map(repr, MODES))}")
 
 
-@torch.library.custom_op("fastcam::unfold_patches", mutates_args=())
-def unfold_patches(
-    images: Tensor, tops: Tensor, lefts: Tensor, crop: Sequence[int], size: Sequence[int], mode: str
-) -> Tensor:
-    """Return the resized crops (N P, C, H', W'): arguments, result, errors as of `unfold_patches_reference`."""
-    return unfold_patches_reference(images, tops, lefts, crop, size, mode)
+unfold_patches = torch.library.custom_op("fastcam::unfold_patches", mutates_args=())(unfold_patches_reference)
 
 
 @unfold_patches.register_kernel("cuda")

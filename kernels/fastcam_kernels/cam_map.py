@@ -8,7 +8,6 @@
    source: a program finds them there, 4 * h * w points instead of H * W, and then writes its pixels once.
 """
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,7 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastcam_kernels.bilinear import LARGEST_SIDE, corner_extremes, upsample
-from fastcam_kernels.launch import Launch, processors, require_runnable
+from fastcam_kernels.launch import Launch, alignment, processors, require_runnable
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
@@ -395,8 +394,7 @@ def _alignment(read: Sequence[Mapping[str, int]], contiguous: str, extent: int) 
     if any(strides[contiguous] != 1 for strides in read):
         return 1
     others = [stride for strides in read for axis, stride in strides.items() if axis not in (contiguous, "h")]
-    common = math.gcd(16, extent, *others)
-    return common & -common
+    return alignment(extent, *others)
 
 
 def _check(activations: Tensor, weights: Tensor, size: tuple[int, int]) -> None:

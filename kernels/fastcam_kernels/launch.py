@@ -4,6 +4,7 @@ A launcher first plans (pure functions of shapes, strides and dtypes, so that te
 will do) and then runs the plan. The ahead-of-time gate compiles the same plans without running them.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -58,6 +59,11 @@ def require_runnable(device: torch.device, kernel: Any) -> None:
             "the Triton kernels run on CUDA devices; the tensors are on the CPU. To run a kernel there in"
             " triton's interpreter, set TRITON_INTERPRET=1 before fastcam_kernels is imported"
         )
+
+
+def alignment(*numbers: int) -> int:
+    """Return the largest power of two up to 16 that divides all numbers: what loads of many bits must know."""
+    return math.gcd(16, *numbers)
 
 
 def processors(device: torch.device) -> int:

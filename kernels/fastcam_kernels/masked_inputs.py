@@ -34,7 +34,7 @@ from fastcam_kernels.bilinear import (
     rows_around,
     source_position,
 )
-from fastcam_kernels.launch import Launch, processors, require_runnable
+from fastcam_kernels.launch import Launch, alignment, processors, require_runnable
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
@@ -532,9 +532,9 @@ def plan(
             "BASELINE": baseline is not None,
             "FLAT_IMAGES": _flat(i_strides, colours, width),
             "FLAT_BASELINE": _flat(b_strides, colours, width),
-            "ALIGNED_OUTPUT": math.gcd(16, extent),
-            "ALIGNED_IMAGES": math.gcd(16, extent, i_strides["n"], i_strides["h"]),
-            "ALIGNED_BASELINE": math.gcd(16, extent, b_strides["n"], b_strides["h"]),
+            "ALIGNED_OUTPUT": alignment(extent),
+            "ALIGNED_IMAGES": alignment(extent, i_strides["n"], i_strides["h"]),
+            "ALIGNED_BASELINE": alignment(extent, b_strides["n"], b_strides["h"]),
             "SEARCH": not config.search_apart,
             "WIDE_PLANES": wide_planes,
             "FLAT_TOLERANCE": flat_tolerance,

@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastcam_kernels.launch import Launch, processors, require_runnable
+from fastcam_kernels.launch import Launch, alignment, processors, require_runnable
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 # Positions inside an image are 32-bit integers, and the last block may reach beyond its end.
@@ -182,7 +182,7 @@ def plan(
     )
     rank = rank.reshape(batch, height * width)
     i_strides, b_strides = images.stride(), base.stride()
-    extent = math.gcd(16, image_size, config.elements)
+    extent = alignment(image_size, config.elements)
     launch = Launch(
         kernel=perturbed_inputs_kernel,
         programs=batch * triton.cdiv(image_size, config.elements) * config.parts if step_count else 0,

@@ -35,11 +35,10 @@ from torch.nn import functional as F
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from fastcam_kernels import relevance_gate
-from fastcam_kernels.launch import Launch, processors, require_runnable
+from fastcam_kernels.activation import activate
+from fastcam_kernels.launch import Launch, alignment, processors, require_runnable
 from fastcam_kernels.relevance_gate import (
     DTYPES,
-    activate,
-    common_alignment,
     keep_largest,
     quotient,
     signal_dtype,
@@ -668,7 +667,7 @@ def plan(
     in_place = kernel_h * kernel_w == 1 and geometry.stride == (1, 1) and geometry.padding == (0, 0)
     position_stride = _position_stride(x) if in_place else None
     strides = (x.stride(0), x.stride(2), x.stride(3) if position_stride is None else position_stride)
-    aligned_x = common_alignment(*strides, channels, channels_per_span, *([outputs] if kind == "depthwise" else []))
+    aligned_x = alignment(*strides, channels, channels_per_span, *([outputs] if kind == "depthwise" else []))
     # Each image's largest and each block's smallest Z > 0, as bit patterns.
     image_largest = torch.zeros(batch, dtype=torch.int32, device=x.device)
     block_smallest = torch.empty(blocks, dtype=torch.int32, device=x.device)
@@ -708,8 +707,8 @@ def plan(
         "SIGNED": negative is not None,
         "TF32": tf32,
         "ALIGNED_X": aligned_x,
-        "ALIGNED_W": common_alignment(per_group),
-        "ALIGNED_OUT": common_alignment(outputs, outputs_per_span),
+        "ALIGNED_W": alignment(per_group),
+        "ALIGNED_OUT": alignment(outputs, outputs_per_span),
         "BLOCK_M": choice.positions,
         "BLOCK_K": choice.outputs,
         "BLOCK_C": choice.channels,

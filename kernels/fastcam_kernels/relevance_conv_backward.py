@@ -40,7 +40,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastcam_kernels import tuning
-from fastcam_kernels.launch import Launch, processors, require_runnable
+from fastcam_kernels.launch import Launch, alignment, processors, require_runnable
 from fastcam_kernels.tuning import Choice, Layer
 
 # Of signals, gates and weights. float16 does not hold what gates and signals span on real weights.
@@ -954,7 +954,7 @@ def _axes(name: str, values: tuple[int, ...] | list[int]) -> Mapping[str, int]:
 
 def _units(number: int) -> tuple[int, int]:
     """Return (n, unit) with n unit = number; the unit is the largest power of two up to 16 for that."""
-    unit = math.gcd(number, 16)
+    unit = alignment(number)
     return number // unit, unit
 
 

@@ -13,7 +13,6 @@ by group) or in two.
 Each is bound by memory; every number is read once a launch.
 """
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -22,7 +21,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastcam_kernels.launch import Launch, require_runnable
+from fastcam_kernels.activation import activate
+from fastcam_kernels.launch import Launch, alignment, require_runnable
 
 ACTIVATIONS = ("none", "relu", "relu6", "silu", "hardswish")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -46,26 +46,6 @@ def default_config(channels: int) -> GateConfig:
 def signal_dtype(dtype: torch.dtype) -> torch.dtype:
     """Return the dtype of gates beside activations of `dtype`: bfloat16, for its range, beside 16-bit ones."""
     return torch.bfloat16 if dtype.itemsize < 4 else dtype
-
-
-def common_alignment(*numbers: int) -> int:
-    """Return the largest power of two up to 16 that divides all numbers."""
-    common = math.gcd(16, *numbers)
-    return common & -common
-
-
-@triton.jit
-def activate(c, ACTIVATION: tl.constexpr):
-    """Apply an activation to float32 numbers; a NaN stays one."""
-    if ACTIVATION == "relu":
-        c = tl.where(c < 0, 0.0, c)
-    elif ACTIVATION == "relu6":
-        c = tl.where(c < 0, 0.0, tl.where(c > 6, 6.0, c))
-    elif ACTIVATION == "silu":
-        c = c / (1.0 + tl.exp(-c))
-    elif ACTIVATION == "hardswish":
-        c = c * tl.where(c < -3, 0.0, tl.where(c > 3, 6.0, c + 3.0)) / 6.0
-    return c
 
 
 @triton.jit
@@ -248,7 +228,7 @@ def split_plan(x: Tensor, groups: int, dtype: torch.dtype) -> tuple[Launch, Tens
             "channels_per_group": channels // groups,
         },
         constants={
-            "ALIGNED": common_alignment(channels // groups, config.channels),
+            "ALIGNED": alignment(channels // groups, config.channels),
             "BLOCK_M": config.positions,
             "BLOCK_K": config.channels,
         },
@@ -328,7 +308,7 @@ def gate_plan(
     }
     shared_constants: dict[str, int | float | bool | str] = {
         "STACKED": z is None,
-        "ALIGNED": common_alignment(outputs // groups if z is None else outputs, config.channels),
+        "ALIGNED": alignment(outputs // groups if z is None else outputs, config.channels),
         "BLOCK_M": config.positions,
         "BLOCK_K": config.channels,
     }

@@ -26,7 +26,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastcam_kernels.launch import Launch, processors, require_runnable
+from fastcam_kernels.activation import activate
+from fastcam_kernels.launch import Launch, alignment, processors, require_runnable
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 ACTIVATIONS = ("none", "relu", "relu6", "silu", "hardswish")
@@ -206,21 +207,6 @@ def products_kernel(
     inside = (k < outputs)[:, None] & (r < rows)[None, :]
     tl.store(y_parts + out, y, mask=inside)
     tl.store(z_parts + out, z, mask=inside)
-
-
-@triton.jit
-def activate(x, ACTIVATION: tl.constexpr):
-    """Apply an activation by its name, in float32; NaN stays NaN."""
-    if ACTIVATION == "relu":
-        x = tl.where(x < 0, 0.0, x)
-    elif ACTIVATION == "relu6":
-        x = tl.where(x < 0, 0.0, tl.where(x > 6, 6.0, x))
-    elif ACTIVATION == "silu":
-        x = x / (1 + tl.exp(-x))
-    elif ACTIVATION == "hardswish":
-        shifted = x + 3
-        x = x * tl.where(shifted < 0, 0.0, tl.where(shifted > 6, 6.0, shifted)) / 6
-    return x
 
 
 @triton.jit
@@ -442,12 +428,6 @@ def matrix(x: Tensor) -> Tensor:
     """Return (N, ..., C) as rows (R, C) that are contiguous in themselves; a view where that can be."""
     flat = x.reshape(-1, x.shape[-1])
     return flat if flat.stride(1) == 1 else flat.contiguous()
-
-
-def alignment(*lengths: int) -> int:
-    """Return the largest power of two up to 16 that divides all lengths: what loads of many bits must know."""
-    common = math.gcd(16, *lengths)
-    return common & -common
 
 
 def product_precision(x: torch.dtype, weight: torch.dtype, *, allow_tf32: bool) -> str:

@@ -30,8 +30,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastcam_kernels.launch import Launch, processors, require_runnable
-from fastcam_kernels.relevance_linear import LARGEST_IMAGE, alignment, matrix, part_count
+from fastcam_kernels.launch import Launch, alignment, processors, require_runnable
+from fastcam_kernels.relevance_linear import LARGEST_IMAGE, matrix, part_count
 
 SIGNAL_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 SEEDS = ("one_hot", "clrp", "sglrp")
