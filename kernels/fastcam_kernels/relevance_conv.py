@@ -719,7 +719,7 @@ def plan(
         arguments={
             **arguments,
             "weight": _tap_major(weight),
-            "bias": x if bias is None else bias,
+            "bias": x if bias is None else bias.contiguous(),
             "residual": x if residual is None else residual.contiguous(memory_format=torch.channels_last),
             "y": y,
         },
