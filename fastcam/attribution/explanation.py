@@ -12,8 +12,9 @@ class Explanation:
 
     maps: (N, H, W), or (N, T, H, W) where targets were (N, T); a list for a list of layers.
     logits, probabilities: (N, classes). targets: (N,) or (N, T), the classes explained.
-    layer: the name of the target layer, or the list of names.
-    weights: the channel weights alpha (N, K) or (N, T, K), before any normalisation; a list for a list of layers.
+    layer: the name of the target layer, or the list of names; "input" for methods that explain the images.
+    weights: the channel weights alpha (N, K) or (N, T, K), per position (..., K, h, w), before any normalisation;
+        None where the map is no weighted sum of channels; a list for a list of layers.
     left_out: what the method skipped, by name (score_cam: "skipped_channels", a count per image).
     """
 
@@ -22,5 +23,5 @@ class Explanation:
     probabilities: Tensor
     targets: Tensor
     layer: str | list[str]
-    weights: Tensor | list[Tensor]
+    weights: Tensor | None | list[Tensor | None]
     left_out: Mapping[str, Tensor | list[Tensor]] = field(default_factory=dict)

@@ -1,12 +1,12 @@
 """Methods that need a forward pass alone."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
-from fastcam.methods.method import Evidence, Method, Resolve
+from fastcam.attribution.case import Case
+from fastcam.attribution.method import Evidence, Method, Options, Weighted
 from fastcam.network.graph import aten, shape
 from fastcam.network.layers import Layer
 from fastcam.network.network import Network
@@ -21,15 +21,13 @@ _MOVES = {
 }
 
 
-def _cam(network: Network, images: Tensor, layers: Sequence[Layer], resolve: Resolve, _: Mapping[str, Any]) -> Evidence:
-    linears = [_classifier(network, layer) for layer in layers]
-    nodes = [layer.node for layer in layers]
-    logits, values = network.forward(images, nodes)
-    targets = resolve(logits)
-    wide = torch.promote_types(logits.dtype, torch.float32)
+def _cam(case: Case, layers: Sequence[Layer], _: Options) -> Evidence:
+    linears = [_classifier(case.network, layer) for layer in layers]
+    wide = torch.promote_types(case.logits.dtype, torch.float32)
     # alpha_k = w_ck: the classifier's weight from channel k to class c
-    weights = [network.weights.value(linear)[targets].to(wide) for linear in linears]
-    return Evidence(logits, targets, [values[node] for node in nodes], weights)
+    weights = [case.network.weights.value(linear)[case.targets].to(wide) for linear in linears]
+    parts = [Weighted(case.value(layer.node), alpha) for layer, alpha in zip(layers, weights, strict=True)]
+    return Evidence(case.logits, case.targets, parts)
 
 
 def _classifier(network: Network, layer: Layer) -> fx.Node:
@@ -63,4 +61,4 @@ def _message(layer: Layer, why: str) -> str:
     )
 
 
-CAM = Method(name="cam", relu=True, find=_cam)
+CAM = Method(name="cam", family="activation", paper="Zhou et al. 2016", find=_cam, relu=True, forwards="1")

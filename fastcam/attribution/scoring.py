@@ -1,35 +1,30 @@
 """Score methods: channel weights from the network's answers to masked images."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from fastcam import ops
-from fastcam.methods.method import Evidence, Method, Resolve
+from fastcam.attribution.case import Case
+from fastcam.attribution.method import Evidence, Method, Options, Weighted
 from fastcam.network.arguments import check_choice
 from fastcam.network.layers import Layer
-from fastcam.network.network import Network
 
 # Masked images per forward pass. On a CPU few: activations beyond 32 MB are given back to the system after every
 # use, and each new page costs as much as the arithmetic. Elsewhere enough to fill the device.
 _BATCH = {"cpu": 6, "cuda": 128}
 
 
-def _score_cam(
-    network: Network, images: Tensor, layers: Sequence[Layer], resolve: Resolve, options: Mapping[str, Any]
-) -> Evidence:
-    nodes = [layer.node for layer in layers]
-    logits, values = network.forward(images, nodes)
-    targets = resolve(logits)
-    prepared = network.prepare(images)
+def _score_cam(case: Case, layers: Sequence[Layer], options: Options) -> Evidence:
+    network, targets = case.network, case.targets
+    prepared = network.prepare(case.images)
     blank, _ = network.forward(torch.zeros_like(prepared[:1]))
-    blank_score = _score(blank, options).expand(len(images), -1).gather(1, targets)
-    batch = options["batch_size"] or _BATCH.get(images.device.type, _BATCH["cuda"])
-    weights, skipped = [], []
-    for node in nodes:
-        activation = values[node]
+    blank_score = _score(blank, options).expand(len(prepared), -1).gather(1, targets)
+    batch = options["batch_size"] or _BATCH.get(prepared.device.type, _BATCH["cuda"])
+    parts, skipped = [], []
+    for layer in layers:
+        activation = case.value(layer.node)
         live = activation.abs().amax(dim=(2, 3)) != 0
         # A channel that is 0 everywhere masks the whole image; its term is 0 whatever its weight.
         scores = blank_score.unsqueeze(2).repeat(1, 1, activation.shape[1])
@@ -40,26 +35,25 @@ def _score_cam(
             answers, _ = network.forward(masked)
             of = targets[image[chunk]]
             scores[image[chunk], :, channel[chunk]] = _score(answers, options).gather(1, of)
-        weights.append(_weights(scores, blank_score, options))
+        parts.append(Weighted(activation, _weights(scores, blank_score, options)))
         skipped.append((~live).sum(dim=1))
-    activations = [values[node] for node in nodes]
-    return Evidence(logits, targets, activations, weights, {"skipped_channels": skipped})
+    return Evidence(case.logits, targets, parts, {"skipped_channels": skipped})
 
 
-def _score(logits: Tensor, options: Mapping[str, Any]) -> Tensor:
+def _score(logits: Tensor, options: Options) -> Tensor:
     """p or y of every class, in at least float32."""
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return wide.softmax(dim=1) if options["score"] == "probability" else wide
 
 
-def _weights(scores: Tensor, blank_score: Tensor, options: Mapping[str, Any]) -> Tensor:
+def _weights(scores: Tensor, blank_score: Tensor, options: Options) -> Tensor:
     """alpha_k from the scores (N, T, K) of the masked images."""
     if options["baseline"] == "zeros":
         scores = scores - blank_score.unsqueeze(2)
     return scores.softmax(dim=2) if options["weights"] == "softmax" else scores
 
 
-def _check(options: Mapping[str, Any]) -> None:
+def _check(options: Options) -> None:
     check_choice("baseline", options["baseline"], ("zeros", None))
     check_choice("score", options["score"], ("probability", "logit"))
     check_choice("weights", options["weights"], ("increase", "softmax"))
@@ -70,8 +64,11 @@ def _check(options: Mapping[str, Any]) -> None:
 
 SCORE_CAM = Method(
     name="score_cam",
-    relu=True,
+    family="score",
+    paper="Wang et al. 2020",
     find=_score_cam,
+    relu=True,
+    forwards="2 + channels that are not 0",
     options={"baseline": "zeros", "score": "probability", "weights": "increase", "batch_size": None},
     check=_check,
 )
