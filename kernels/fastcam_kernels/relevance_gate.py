@@ -327,7 +327,7 @@ def gate_plan(
             **shared_arguments,
             "c": c,
             # A pointer that is never read stands where there is nothing to add.
-            "bias": c if bias is None else bias,
+            "bias": c if bias is None else bias.contiguous(),
             "residual": c if residual is None else residual.contiguous(memory_format=torch.channels_last),
             "y": y,
             "gate": gate,
