@@ -1,7 +1,7 @@
 """Explanations of CNN image classifiers: class activation maps and layer-wise relevance propagation."""
 
 from fastcam import lrp, models, ops
-from fastcam.methods import Explainer, Explanation, cam, explain, grad_cam, relevance_cam, score_cam
+from fastcam.attribution import Explainer, Explanation, cam, explain, grad_cam, methods, relevance_cam, score_cam
 from fastcam.network.cache import clear_cache
 from fastcam.ops.backend import use_backend
 
@@ -15,6 +15,7 @@ __all__ = [
     "explain",
     "grad_cam",
     "lrp",
+    "methods",
     "models",
     "ops",
     "relevance_cam",

@@ -1,7 +1,8 @@
 """Methods: each a few lines of maths over the engine."""
 
-from fastcam.methods.explainer import METHODS, Explainer
-from fastcam.methods.explanation import Explanation
-from fastcam.methods.functions import cam, explain, grad_cam, relevance_cam, score_cam
+from fastcam.attribution.explainer import Explainer
+from fastcam.attribution.explanation import Explanation
+from fastcam.attribution.functions import cam, explain, grad_cam, relevance_cam, score_cam
+from fastcam.attribution.registry import METHODS, methods
 
-__all__ = ["METHODS", "Explainer", "Explanation", "cam", "explain", "grad_cam", "relevance_cam", "score_cam"]
+__all__ = ["METHODS", "Explainer", "Explanation", "cam", "explain", "grad_cam", "methods", "relevance_cam", "score_cam"]

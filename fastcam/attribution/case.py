@@ -40,7 +40,7 @@ class Pass:
         return value.detach()
 
     def gradients(self, targets: Tensor) -> Values:
-        """dy_t / dleaf (N, T, ...) for the logits y at the targets (N, T): one backward pass per target for all leaves."""
+        """dy_t / dleaf (N, T, ...) by leaf, y the logits at the targets (N, T): one backward pass per target."""
         leaves = [self._values[leaf] for leaf in self._leaves]
         last = targets.shape[1] - 1
         with torch.inference_mode(False), torch.enable_grad(), matrix_precision(self._network.precision, self._device):

@@ -1,19 +1,17 @@
-"""From a model and images to maps, by any method."""
+"""From a model and images to maps, by one method or several."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, overload
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from fastcam import ops
-from fastcam.methods.activation import CAM
-from fastcam.methods.explanation import Explanation
-from fastcam.methods.gradient import GRAD_CAM
-from fastcam.methods.method import Evidence, Method
-from fastcam.methods.relevance import RELEVANCE_CAM
-from fastcam.methods.scoring import SCORE_CAM
+from fastcam.attribution.case import Case
+from fastcam.attribution.explanation import Explanation
+from fastcam.attribution.method import Evidence, Method, Weighted, Whole
+from fastcam.attribution.registry import METHODS
+from fastcam.attribution.render import render
 from fastcam.network.arguments import (
     DeferredChecks,
     Size,
@@ -25,12 +23,13 @@ from fastcam.network.arguments import (
     resolve_targets,
 )
 from fastcam.network.cache import Output, network_for
-from fastcam.network.layers import LayerName, find_layers
+from fastcam.network.layers import Layer, LayerName, find_layers
+from fastcam.network.network import Network
 from fastcam.ops.maps import upsample
 
-METHODS: Mapping[str, Method] = {m.name: m for m in (CAM, GRAD_CAM, RELEVANCE_CAM, SCORE_CAM)}
-
-Maps = Tensor | list[Tensor]
+# Maps: a tensor, or a list of tensors for a list of layers. With return_info=True an Explanation in their place; for
+# a list of methods a dict of either. A union of these would have to be taken apart at every call.
+Result: TypeAlias = Any
 
 
 @dataclass(frozen=True)
@@ -45,84 +44,123 @@ class Settings:
     output: Output | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """A method with the options that this call gives it."""
+
+    method: Method
+    options: Mapping[str, Any]
+
+
 class Explainer:
-    """A method with its settings, for one model: `Explainer(model, method="grad_cam")(images, targets)`.
+    """A method or several with their settings, for one model: `Explainer(model, method="grad_cam")(images, targets)`.
 
     What can be prepared once (the captured graph, folded and clamped weights) is kept between calls, and made
     anew when the model's weights change. The functions of this package share it.
     Keyword arguments are those of `fastcam.explain`.
     """
 
-    def __init__(self, model: nn.Module, *, method: str = "relevance_cam", **settings: Any) -> None:
+    def __init__(self, model: nn.Module, *, method: str | Sequence[str] = "relevance_cam", **settings: Any) -> None:
         self.model = check_model(model)
-        check_choice("method", method, tuple(METHODS))
-        self.method = METHODS[method]
+        self._several_methods = not isinstance(method, str)
+        names = check_methods(method)
         common = {key: value for key, value in settings.items() if key in Settings.__dataclass_fields__}
         own = {key: value for key, value in settings.items() if key not in common}
-        unknown = [key for key in own if key not in self.method.options]
-        if unknown:
-            valid = (*Settings.__dataclass_fields__, *self.method.options)
-            raise TypeError(f"{unknown[0]}: no option of {method}; {', '.join(valid)} are valid")
+        self.chosen = [choose(METHODS[name], own) for name in names]
+        _check_known(own, self.chosen)
         self.settings = Settings(**common)
-        self.options = {**self.method.options, **own}
-        self.method.check(self.options)
         check_choice("normalize", self.settings.normalize, (True, False))
         check_choice("normalize_at", self.settings.normalize_at, ("input", "layer"))
+        if self.settings.layer is not None and all(chosen.method.layer == "none" for chosen in self.chosen):
+            raise ValueError(f"layer: {names[0]} explains the images and has no layer; leave it out")
 
-    @overload
-    def __call__(self, images: Tensor, targets: Targets = None, *, return_info: Literal[False] = False) -> Maps: ...
-
-    @overload
-    def __call__(self, images: Tensor, targets: Targets = None, *, return_info: Literal[True]) -> Explanation: ...
-
-    @overload
-    def __call__(self, images: Tensor, targets: Targets = None, *, return_info: bool) -> Maps | Explanation: ...
-
-    def __call__(self, images: Tensor, targets: Targets = None, *, return_info: bool = False) -> Maps | Explanation:
+    def __call__(self, images: Tensor, targets: Targets = None, *, return_info: bool = False) -> Result:
         """Explain images; see `fastcam.explain`."""
-        checks = DeferredChecks()
-        several = [False]
+        with torch.inference_mode(False), torch.no_grad():
+            explained = self._explain(images, targets)
+        results = {name: e if return_info else e.maps for name, e in explained.items()}
+        return results if self._several_methods else next(iter(results.values()))
+
+    def _explain(self, images: Tensor, targets: Targets) -> dict[str, Explanation]:
+        s, checks, several = self.settings, DeferredChecks(), [False]
 
         def resolve(logits: Tensor) -> Tensor:
-            checks.add(~logits.isfinite().all(), lambda: _overflow(self.settings.precision))
+            checks.add(~logits.isfinite().all(), lambda: _overflow(s.precision))
             resolved, several[0] = resolve_targets(targets, logits, checks)
             return resolved
 
-        with torch.inference_mode(False), torch.no_grad():
-            images = check_images(images, checks)
-            resolve_size(self.settings.size, images, (1, 1))
-            network = network_for(self.model, images, precision=self.settings.precision, output=self.settings.output)
-            layers = find_layers(network.graph, self.model, self.settings.layer)
-            evidence = self.method.find(network, images, layers, resolve, self.options)
-            maps = [
-                self._map(activation, weights, images)
-                for activation, weights in zip(evidence.activations, evidence.weights, strict=True)
-            ]
-            checks.settle()
-            names = [layer.name for layer in layers]
-            explanation = _explanation(evidence, maps, names, several=several[0], as_list=self._is_list)
-        return explanation if return_info else explanation.maps
+        images = check_images(images, checks)
+        resolve_size(s.size, images, (1, 1))
+        network = network_for(self.model, images, precision=s.precision, output=s.output)
+        layers = [self._layers(network, chosen.method) for chosen in self.chosen]
+        keep = {layer.node for at in layers for layer in at} - {network.graph.images}
+        leaves = [
+            leaf for c, found in zip(self.chosen, layers, strict=True) for leaf in c.method.leaves(network, found)
+        ]
+        case = Case(network, images, resolve, keep=keep, leaves=leaves)
+        found = [c.method.find(case, at, c.options) for c, at in zip(self.chosen, layers, strict=True)]
+        maps = [
+            [self._map(c.method, part, images) for part in evidence.parts]
+            for c, evidence in zip(self.chosen, found, strict=True)
+        ]
+        checks.settle()
+        return {
+            c.method.name: _explanation(
+                evidence,
+                of_method,
+                [layer.name for layer in at],
+                several=several[0],
+                as_list=isinstance(s.layer, list | tuple) and c.method.layer != "none",
+            )
+            for c, evidence, of_method, at in zip(self.chosen, found, maps, layers, strict=True)
+        }
 
-    @property
-    def _is_list(self) -> bool:
-        return isinstance(self.settings.layer, list | tuple)
+    def _layers(self, network: Network, method: Method) -> list[Layer]:
+        if method.layer == "none":
+            return []
+        return find_layers(network.graph, self.model, self.settings.layer, images=method.layer == "input")
 
-    def _map(self, activation: Tensor, weights: Tensor, images: Tensor) -> Tensor:
-        """Sum at layer resolution, upsample bilinearly, clip if the method does, min-max per map."""
+    def _map(self, method: Method, part: Weighted | Whole, images: Tensor) -> Tensor:
         s = self.settings
-        size = resolve_size(s.size, images, activation.shape[2:])
+        own = part.activation.shape[2:] if isinstance(part, Weighted) else part.map.shape[2:]
+        size = resolve_size(s.size, images, own)
         if s.normalize and s.normalize_at == "layer":
-            small = ops.cam_map(activation, weights, list(activation.shape[2:]), self.method.relu, True)
+            small = render(part, own, relu=method.relu, normalize=True, signed=method.signed)
             return upsample(small, (size[0], size[1]))
-        maps: Tensor = ops.cam_map(activation, weights, size, self.method.relu, s.normalize)
-        return maps
+        return render(part, size, relu=method.relu, normalize=s.normalize, signed=method.signed)
+
+
+def check_methods(method: str | Sequence[str]) -> list[str]:
+    """The names of a method or of several. Raises ValueError for an unknown one, a repeated one or none."""
+    names = [method] if isinstance(method, str) else list(method)
+    for name in names:
+        check_choice("method", name, tuple(METHODS))
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"method: {names!r} given, a name or a list of different names is valid")
+    return names
+
+
+def choose(method: Method, options: Mapping[str, Any]) -> Chosen:
+    """A method with those of the options that are its own, checked."""
+    chosen = Chosen(method, {name: options.get(name, default) for name, default in method.options.items()})
+    method.check(chosen.options)
+    return chosen
+
+
+def _check_known(options: Mapping[str, Any], chosen: Sequence[Chosen]) -> None:
+    known = [option for c in chosen for option in c.method.options]
+    unknown = [option for option in options if option not in known]
+    if unknown:
+        names = ", ".join(c.method.name for c in chosen)
+        valid = dict.fromkeys((*Settings.__dataclass_fields__, *known))
+        raise TypeError(f"{unknown[0]}: no option of {names}; {', '.join(valid)} are valid")
 
 
 def _explanation(
     evidence: Evidence, maps: list[Tensor], names: list[str], *, several: bool, as_list: bool
 ) -> Explanation:
-    def shaped(tensors: list[Tensor]) -> Maps:
-        kept = tensors if several else [tensor.squeeze(1) for tensor in tensors]
+    def shaped(tensors: list[Any]) -> Any:
+        kept = tensors if several else [None if tensor is None else tensor.squeeze(1) for tensor in tensors]
         return kept if as_list else kept[0]
 
     logits = evidence.logits.to(torch.promote_types(evidence.logits.dtype, torch.float32))
@@ -131,9 +169,9 @@ def _explanation(
         logits=logits,
         probabilities=logits.softmax(dim=1),
         targets=evidence.targets if several else evidence.targets.squeeze(1),
-        layer=names if as_list else names[0],
-        weights=shaped(evidence.weights),
-        left_out={key: value if as_list else value[0] for key, value in evidence.left_out.items()},
+        layer=names if as_list else (names or ["input"])[0],
+        weights=shaped([part.weights if isinstance(part, Weighted) else None for part in evidence.parts]),
+        left_out={key: list(value) if as_list else value[0] for key, value in evidence.left_out.items()},
     )
 
 

@@ -23,5 +23,5 @@ class Explanation:
     probabilities: Tensor
     targets: Tensor
     layer: str | list[str]
-    weights: Tensor | None | list[Tensor | None]
+    weights: Tensor | list[Tensor | None] | None
     left_out: Mapping[str, Tensor | list[Tensor]] = field(default_factory=dict)

@@ -6,7 +6,7 @@ from fastcam.attribution.activation import CAM
 from fastcam.attribution.gradient import GRAD_CAM
 from fastcam.attribution.method import Method
 from fastcam.attribution.relevance import RELEVANCE_CAM
-from fastcam.attribution.scoring import SCORE_CAM
+from fastcam.attribution.score import SCORE_CAM
 
 METHODS: Mapping[str, Method] = {method.name: method for method in (CAM, GRAD_CAM, RELEVANCE_CAM, SCORE_CAM)}
 

@@ -10,9 +10,7 @@ from fastcam.attribution.method import Weighted, Whole
 from fastcam.ops.maps import min_max_, upsample
 
 
-def render(
-    part: Weighted | Whole, size: Sequence[int], *, relu: bool, normalize: bool, signed: bool = False
-) -> Tensor:
+def render(part: Weighted | Whole, size: Sequence[int], *, relu: bool, normalize: bool, signed: bool = False) -> Tensor:
     """Maps (N, T, H, W) in at least float32, in memory of their own.
 
     The sum is taken at the evidence's own resolution, then upsampled bilinearly (align_corners false) and cut at 0

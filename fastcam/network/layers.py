@@ -21,12 +21,16 @@ class Layer:
     node: fx.Node
 
 
-def find_layers(graph: Graph, model: nn.Module, layers: LayerName | Sequence[LayerName]) -> list[Layer]:
+def find_layers(
+    graph: Graph, model: nn.Module, layers: LayerName | Sequence[LayerName], *, images: bool = False
+) -> list[Layer]:
     """Resolve one layer or several.
 
     None is the last tensor with channels at more than one position before it is pooled or flattened. A name
     is a module's path; a module that is called several times has a layer per call, `name@0`, `name@1`, and its
     bare name is the last. A tensor that no module returned has the name of its node.
+
+    images: the images are a layer too, called "input" where no module is; None stands for them.
 
     Raises TypeError for anything but a name, a module or None, and ValueError for an unknown layer (close
     names are offered), one that is no feature map, and one that the logits do not depend on.
@@ -35,7 +39,13 @@ def find_layers(graph: Graph, model: nn.Module, layers: LayerName | Sequence[Lay
     if not several:
         raise ValueError("layer: an empty list given; name at least one layer, or leave it out")
     used = graph.ancestors([graph.logits]) - graph.weights.keys()
-    return [_find(graph, model, layer, used) for layer in several]
+
+    def find(layer: LayerName) -> Layer:
+        if images and (layer is None or (layer == "input" and layer not in graph.layers)):
+            return Layer("input", graph.images)
+        return _find(graph, model, layer, used)
+
+    return [find(layer) for layer in several]
 
 
 def layer_names(graph: Graph) -> list[str]:

@@ -79,11 +79,11 @@ def make_plan(
 def run(plan: Plan, weights: Weights, feeds: Mapping[fx.Node, Tensor], *, leaves: Iterable[fx.Node] = ()) -> Values:
     """Run a plan and return the values of its outputs.
 
-    leaves: outputs that gradients are wanted for. The first of them on each way start autograd's record:
+    leaves: outputs, or feeds, that gradients are wanted for. The first of them on each way start autograd's record:
         what comes before runs without one, whatever the caller's grad mode.
     """
-    values: Values = dict(feeds)
     wanted = set(leaves)
+    values: Values = {node: x.detach().requires_grad_() if node in wanted else x for node, x in feeds.items()}
     with torch.inference_mode(False), torch.set_grad_enabled(bool(wanted)):
         for step in plan.steps:
             value = evaluate(step, values, weights)

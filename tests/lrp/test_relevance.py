@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import fastcam
-from tests.methods.test_model_untouched import assert_unchanged, build, snapshot, some_images
+from tests.attribution.test_model_untouched import assert_unchanged, build, snapshot, some_images
 
 GOOD = some_images()
 
