@@ -12,7 +12,10 @@ from PIL import Image
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
 
+from .attribution import METHODS
+from .attribution import methods as list_methods
 from .class_names import class_title, parse_targets, read_class_names
 from .demo import make_demo
 from .files import atomic_write
@@ -56,7 +59,10 @@ def explain(
     ] = "relevance_cam",
     layers: Annotated[
         str | None,
-        typer.Option(help="Module names between commas, such as layer2,layer4.", show_default="the last layer"),
+        typer.Option(
+            help="Module names between commas, such as layer2,layer4; for methods that take a layer.",
+            show_default="the last layer, or the images",
+        ),
     ] = None,
     targets: Annotated[
         str | None,
@@ -101,6 +107,8 @@ def explain(
     with _clean_errors():
         where = _device(device)
         method_names = _names(methods, option="--methods")
+        for name in method_names:
+            check_choice("--methods", name, tuple(METHODS))
         layer_names = None if layers is None else _names(layers, option="--layers")
         size = None if resize is None else parse_size(resize)
         crop_size = "none" if crop == "none" else None if crop is None else parse_size(crop)
@@ -130,7 +138,7 @@ def explain(
                 explained = explain_photo(
                     network,
                     preprocessing.tensor(view).to(where),
-                    methods=dict.fromkeys(method_names, layer_names),
+                    methods={name: None if METHODS[name].layer == "none" else layer_names for name in method_names},
                     targets=wanted,
                     precision=precision,
                     before=step,
@@ -141,6 +149,20 @@ def explain(
         _print_top(explained, names)
     if failed:
         raise typer.Exit(_SOME_FAILED)
+
+
+@app.command()
+def methods() -> None:
+    """List the methods: family, paper, and cost per image in passes through the model."""
+    table = Table(box=None, pad_edge=False)
+    for heading in ("method", "family", "paper", "explains", "forward passes", "backward passes"):
+        table.add_column(heading, no_wrap=True)
+    for method in list_methods():
+        where = {"last": "a layer", "input": "the images or a layer", "none": "the images"}[method.layer]
+        table.add_row(method.name, method.family, method.paper, where, method.forwards, method.backwards)
+    console = Console()
+    # A pipe gets whole lines; a terminal's width is its own.
+    Console(width=None if console.is_terminal else 200).print(table)
 
 
 @app.command()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import fastcam
 
+from .attribution import METHODS
 from .class_names import class_title
 from .plots import Block, Map, grid_figure, overlay, write_npy, write_png
 
@@ -109,7 +110,7 @@ def write_pictures(
     size of the network's input; `figure.png` shows them all.
     """
     photo = np.asarray(view)
-    overlays = {key: overlay(photo, values) for key, values in explained.maps.items()}
+    overlays = {key: overlay(photo, values, signed=METHODS[key[0]].signed) for key, values in explained.maps.items()}
     for key, values in explained.maps.items():
         stem = file_stem(*key, names=names)
         write_npy(folder / f"{stem}.npy", values)

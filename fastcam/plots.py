@@ -53,21 +53,30 @@ def resized(values: Map, size: tuple[int, int]) -> Map:
     return result
 
 
-def overlay(photo: Pixels, values: Map, *, alpha: float = 0.5, cmap: str = "turbo") -> Pixels:
+def balanced(values: Map) -> Map:
+    """A signed map to [0, 1] with 0 at 1/2: (1 + v / max |v|) / 2; a map of zeros gives 1/2."""
+    largest = np.abs(values).max()
+    result: Map = (1 + values / (largest or 1)) / 2
+    return result
+
+
+def overlay(photo: Pixels, values: Map, *, alpha: float = 0.5, cmap: str | None = None, signed: bool = False) -> Pixels:
     """The map in colours over the photo: (1 - alpha) * photo + alpha * colour, (H, W, 3) in 8 bits.
 
     Args:
         photo: (H, W, 3), 8 bits.
-        values: the map, (h, w), signed or not; it is scaled to [0, 1] and resized to the photo.
+        values: the map, (h, w); it is scaled to [0, 1] and resized to the photo.
         alpha: the colours' share, from 0 to 1.
-        cmap: the name of a matplotlib colour map.
+        cmap: the name of a matplotlib colour map; None is "turbo", or "seismic" for signed maps.
+        signed: 0 gets the middle of the colours, in place of the map's least value getting their start.
     """
+    cmap = cmap or ("seismic" if signed else "turbo")
     _check_photo(photo)
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha is {alpha}; it must lie between 0 and 1")
     if cmap not in matplotlib.colormaps:
         raise ValueError(f"cmap is {cmap!r}, no colour map of matplotlib; 'turbo', 'jet', 'viridis' are some")
-    level = resized(scaled(values), photo.shape[:2])
+    level = resized(balanced(values) if signed else scaled(values), photo.shape[:2])
     colours = matplotlib.colormaps[cmap](level)[..., :3] * 255
     return np.rint((1 - alpha) * photo + alpha * colours).astype(np.uint8)
 

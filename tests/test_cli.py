@@ -304,3 +304,15 @@ def test_tune_needs_a_device(tmp_path: Path) -> None:
     result = run("bench", "tune", "-o", str(tmp_path / "table.json"))
     assert result.exit_code == 2
     assert "measures on a CUDA device, and PyTorch finds none here" in result.output
+
+
+def test_methods_are_listed_with_family_paper_and_cost() -> None:
+    result = run("methods")
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert len(lines) == 1 + len(fastcam.methods())
+    for method, line in zip(fastcam.methods(), lines[1:], strict=True):
+        assert line.split()[:2] == [method.name, method.family]
+        assert method.paper in line
+        assert line.rstrip().endswith(method.backwards)
+        assert method.forwards in line

@@ -41,6 +41,16 @@ def test_overlay_at_either_end(alpha: float) -> None:
     np.testing.assert_array_equal(result, expected)
 
 
+def test_zero_of_a_signed_map_has_the_middle_colour() -> None:
+    colours = matplotlib.colormaps["seismic"]([0.5, 0.75, 0.25])[:, :3] * 255
+    result = overlay(GREY[:1, :3], np.array([[0.0, 1.0, -1.0]]) / 2, alpha=1, signed=True)
+    ends = overlay(GREY[:1, :3], np.array([[0.0, 2.0, -4.0]]), alpha=1, signed=True)
+    assert np.abs(result[0, 0] - colours[0]).max() <= 2
+    assert result[0, 1].tolist() != result[0, 2].tolist()
+    assert np.abs(ends[0, 1] - colours[1]).max() <= 1
+    assert (overlay(GREY, np.zeros((2, 3)), alpha=1, signed=True) == result[0, 0]).all()
+
+
 @pytest.mark.parametrize("factor", [1.0, 1e-12, 1e12], ids=str)
 def test_overlay_does_not_depend_on_the_maps_scale(factor: float) -> None:
     values = np.random.default_rng(0).normal(size=(4, 6))

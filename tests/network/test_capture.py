@@ -9,16 +9,13 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
 import fastcam
-from fastcam.models import efficientnet_lite0
 from fastcam.network.cache import Output, network_for
+from tests.classifiers import MODELS, settle
 from tests.zoo import conv_bn, head, randomise
-
-vision = torchvision.models
 
 
 def logits_of(model: nn.Module, images: Tensor, output: Output | None = None) -> Tensor:
@@ -33,56 +30,6 @@ def assert_same_logits(found: Tensor, expected: Tensor, tolerance: float) -> Non
 
 def draw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
-
-
-def settle(model: nn.Module, images: Tensor) -> None:
-    """Give batch norms random affine parts, a third of the gammas negative, and statistics that fit.
-
-    With statistics that do not fit, the deepest networks' logits hardly depend on the images.
-    """
-    randomise(model)
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-    if not norms:
-        # Without them a signal shrinks by sqrt(6) in every layer with PyTorch's own weights.
-        with torch.no_grad():
-            for module in model.modules():
-                if isinstance(module, nn.Conv2d | nn.Linear):
-                    module.weight.mul_(6**0.5)
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None
-        norm.train()
-    with torch.no_grad():
-        if norms:
-            model(images)
-        for norm in norms:
-            norm.eval()
-            # Not quite those of these images, or folding the mean wrongly could go unseen.
-            norm.running_mean.add_(0.1 * norm.running_var.sqrt())
-            norm.running_var.mul_(1.3)
-
-
-# The smallest side at which each model leaves more than one position before its last pooling.
-MODELS: dict[str, tuple[Callable[[], nn.Module], int]] = {
-    "vgg16": (lambda: vision.vgg16(init_weights=False), 64),
-    "vgg16_bn": (lambda: vision.vgg16_bn(init_weights=False), 64),
-    "vgg19": (lambda: vision.vgg19(init_weights=False), 64),
-    "resnet18": (vision.resnet18, 64),
-    "resnet50": (vision.resnet50, 64),
-    "resnet101": (vision.resnet101, 64),
-    "resnext50_32x4d": (vision.resnext50_32x4d, 64),
-    "densenet121": (vision.densenet121, 64),
-    "inception_v3": (lambda: vision.inception_v3(init_weights=False), 107),
-    "inception_v3-transform_input": (lambda: vision.inception_v3(init_weights=False, transform_input=True), 107),
-    "googlenet": (lambda: vision.googlenet(init_weights=False), 64),
-    "googlenet-transform_input": (lambda: vision.googlenet(init_weights=False, transform_input=True), 64),
-    "mobilenet_v2": (vision.mobilenet_v2, 64),
-    "squeezenet1_1": (vision.squeezenet1_1, 64),
-    "efficientnet_b0": (vision.efficientnet_b0, 64),
-    "regnet_y_400mf": (vision.regnet_y_400mf, 64),
-    "alexnet": (vision.alexnet, 96),
-    "efficientnet_lite0": (lambda: efficientnet_lite0(pretrained=False), 64),
-}
 
 
 @pytest.fixture

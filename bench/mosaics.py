@@ -1,0 +1,79 @@
+"""The grid pointing game: does a map of a class lie on that class's photo?
+
+    python -m bench.mosaics          # all methods, writes bench/results/mosaics.json (some minutes)
+
+Four photos that come with scikit-image are set into 2x2 mosaics, such that every photo stands in every quarter once.
+For each mosaic and each of the four classes, the share of the map's positive part that lies in that class's quarter is
+taken; a map that knows nothing gets 0.25.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import fastcam
+from fastcam.demo import LAST_LAYER, PHOTOS, photo_file
+from fastcam.models.loading import load_model
+from fastcam.photos import read_photo
+
+# The classes of PHOTOS: tiger cat, espresso, missile, moped.
+CLASSES = (282, 967, 657, 665)
+RESULTS = Path(__file__).parent / "results" / "mosaics.json"
+
+
+def mosaics(photos: Sequence[Tensor]) -> Tensor:
+    """(4, C, 2H, 2W) from four photos (C, H, W): in mosaic m, quarter q (row by row) holds photo (q + m) mod 4."""
+    grids = [[photos[(quarter + m) % 4] for quarter in range(4)] for m in range(4)]
+    return torch.stack([torch.cat([torch.cat(grid[:2], dim=2), torch.cat(grid[2:], dim=2)], dim=1) for grid in grids])
+
+
+def shares(maps: Tensor) -> Tensor:
+    """Share (4, 4), by mosaic and photo, of the positive part of maps (4, 4, H, W) that lies in the photo's quarter."""
+    height, width = maps.shape[-2:]
+    positive = maps.clamp(min=0).double()
+    quarters = positive.unfold(2, height // 2, height // 2).unfold(3, width // 2, width // 2).sum(dim=(-2, -1))
+    where = torch.tensor([[(t - m) % 4 for t in range(4)] for m in range(4)])
+    right = quarters.flatten(2).gather(2, where.unsqueeze(2)).squeeze(2)
+    return right / positive.sum(dim=(-2, -1))
+
+
+def embedded_mosaics(side: int = 224) -> tuple[nn.Module, Tensor]:
+    """The embedded model, and the mosaics of the four photos, each `side` pixels wide and high."""
+    loaded = load_model("efficientnet_lite0")
+    views = [loaded.preprocessing.view(read_photo(photo_file(name))).resize((side, side)) for name in PHOTOS]
+    return loaded.model, mosaics([loaded.preprocessing.tensor(view)[0] for view in views])
+
+
+def pointing(model: nn.Module, images: Tensor, method: str, options: Mapping[str, Any]) -> dict[str, float]:
+    """Mean and least share of a method's positive evidence in the right quarter, and the seconds it took."""
+    layered = fastcam.attribution.METHODS[method].layer == "last"
+    start = time.perf_counter()
+    maps = fastcam.explain(
+        model,
+        images,
+        targets=[list(CLASSES)] * len(images),
+        layer=LAST_LAYER if layered else None,
+        method=method,
+        normalize=False,
+        **options,
+    )
+    found = shares(maps)
+    return {
+        "mean": found.mean().item(),
+        "least": found.min().item(),
+        "seconds": time.perf_counter() - start,
+    }
+
+
+# Where the default would take too long or be drawn at random.
+OPTIONS: Mapping[str, Mapping[str, Any]] = {}
+
+
+def measure(names: Sequence[str]) -> dict[str, dict[str, float]]:
+    """`pointing` for methods by name, on mosaics of the photos at their own size."""
+    model, images = embedded_mosaics()
+    return {name: pointing(model, images, name, OPTIONS.get(name, {})) for name in names}

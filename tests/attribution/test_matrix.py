@@ -1,0 +1,87 @@
+"""Every method takes every classifier, with several targets, several layers and all precisions.
+
+Pairwise: of model, method, precision, form of the targets and form of the layers, every pair of values occurs in some
+test. The classifiers are torchvision's, with an eighth of their channels. `python -m bench.matrix` runs the full
+product on the full models.
+"""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import fastcam
+from fastcam.attribution import METHODS
+from tests.classifiers import MODELS, SMALL_OPTIONS, UNDEFINED, settle, thin
+
+PRECISIONS = (None, "float32", "tf32", "bfloat16", "float16")
+TARGETS: dict[str, Any] = {"predicted": None, "one": 2, "each": [1, 5], "several": [[0, 3], [6, 6]]}
+LAYERS = ("default", "named", "list")
+
+
+def combination(model: str, method: str) -> tuple[str | None, str, str]:
+    """Precision, targets and layers of one test: steps through each list that meet every pair."""
+    i, j = list(MODELS).index(model), list(METHODS).index(method)
+    return PRECISIONS[(i + j) % 5], list(TARGETS)[(i + 3 * j) % 4], LAYERS[(i + 2 * j + j // 3) % 3]
+
+
+CASES = [(model, method, *combination(model, method)) for model in MODELS for method in METHODS]
+
+
+def test_every_pair_of_values_occurs() -> None:
+    for a, b in itertools.combinations(range(5), 2):
+        every = set(itertools.product({case[a] for case in CASES}, {case[b] for case in CASES}))
+        assert {(case[a], case[b]) for case in CASES} == every
+
+
+@cache
+def classifier(name: str) -> tuple[nn.Module, int]:
+    build, side = MODELS[name]
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings(action="ignore", category=FutureWarning):
+        torch.manual_seed(0)
+        model = thin(build())
+        settle(model, torch.randn(4, 3, side, side))
+    return model, side
+
+
+def early_layer(model: nn.Module) -> str:
+    """The second convolution that the images pass: few channels, many positions."""
+    return [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)][1]
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "precision", "targets", "layers"),
+    [pytest.param(*case, id="-".join(map(str, case))) for case in CASES],
+)
+def test_methods_take_classifiers(name: str, method: str, precision: str | None, targets: str, layers: str) -> None:
+    model, side = classifier(name)
+    images = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(3))
+    takes = METHODS[method].layer
+    at = {"default": None, "named": early_layer(model), "list": [early_layer(model), early_layer(model)]}[layers]
+    options = {**SMALL_OPTIONS.get(method, {}), "precision": precision, "normalize": False}
+    if takes == "none":
+        at = None
+    if name in UNDEFINED.get(method, ()) or (method == "cam" and at is not None):
+        with pytest.raises(ValueError, match=f"{method} needs"):
+            fastcam.explain(model, images, TARGETS[targets], at, method=method, **options)
+        return
+    found = fastcam.explain(model, images, TARGETS[targets], at, method=method, return_info=True, **options)
+    maps = found.maps if isinstance(at, list) else [found.maps]
+    assert len(maps) == (2 if isinstance(at, list) else 1)
+    several = (2,) if targets == "several" else ()
+    for m in maps:
+        assert m.shape == (2, *several, side, side)
+        assert m.dtype == torch.float32
+        assert m.isfinite().all()
+    if targets == "each":
+        assert found.targets.tolist() == [1, 5]
+    if targets == "several":
+        torch.testing.assert_close(maps[0][1, 0], maps[0][1, 1])
+    if isinstance(at, list):
+        torch.testing.assert_close(maps[0], maps[1])
