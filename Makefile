@@ -5,7 +5,7 @@ BIN := .venv/bin
 SPREAD := --numprocesses 2 --dist loadscope
 test: export OMP_NUM_THREADS = 1
 
-.PHONY: demo test bench clean
+.PHONY: demo test bench bench-methods clean
 
 demo: .venv/demo.stamp
 	$(BIN)/fastcam demo
@@ -19,6 +19,10 @@ test: .venv/test.stamp
 
 bench: .venv/bench.stamp
 	$(BIN)/pytest bench/test_cpu.py --benchmark-enable --benchmark-only --benchmark-json=bench/results/cpu.json
+
+bench-methods: .venv/bench.stamp
+	$(BIN)/pytest bench/test_methods_cpu.py --benchmark-enable --benchmark-only --benchmark-json=bench/results/methods.json
+	$(BIN)/python -m bench.mosaics
 
 .venv/demo.stamp: pyproject.toml | .venv
 	$(BIN)/pip install --quiet --editable '.[demo]'

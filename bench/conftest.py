@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-PACKAGES = ("torch", "torchvision", "triton", "grad-cam", "torchcam", "numpy")
+PACKAGES = ("torch", "torchvision", "triton", "grad-cam", "torchcam", "captum", "zennit", "numpy")
 
 
 @pytest.fixture(autouse=True)

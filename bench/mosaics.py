@@ -7,6 +7,7 @@ For each mosaic and each of the four classes, the share of the map's positive pa
 taken; a map that knows nothing gets 0.25.
 """
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -77,3 +78,10 @@ def measure(names: Sequence[str]) -> dict[str, dict[str, float]]:
     """`pointing` for methods by name, on mosaics of the photos at their own size."""
     model, images = embedded_mosaics()
     return {name: pointing(model, images, name, OPTIONS.get(name, {})) for name in names}
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(2)
+    setting = {"model": "efficientnet_lite0", "layer": LAST_LAYER, "images": 4, "targets": 4, "threads": 2}
+    found = measure(list(fastcam.attribution.METHODS))
+    RESULTS.write_text(json.dumps({**setting, "methods": found}, indent=1) + "\n", encoding="utf-8")

@@ -1,31 +1,77 @@
 """The README's tables, drawn from bench/results.
 
-python -m bench.tables          # rewrites the part of README.md between the two markers
+python -m bench.tables          # rewrites the parts of README.md between the markers that name a file
 """
 
 import json
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-RESULTS = ROOT / "bench" / "results" / "cpu.json"
-BEGIN, END = "<!-- begin: bench/results/cpu.json -->\n", "<!-- end -->\n"
+RESULTS = ROOT / "bench" / "results"
+END = "<!-- end -->\n"
 
 
 def cpu_tables(results: dict[str, Any]) -> str:
     """One table per comparison: median, spread, and the ratio to the comparison's yardstick."""
-    machine = results["machine_info"]
-    packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
-    arithmetic = "with" if machine["bfloat16_arithmetic"] else "without"
     lines = [
-        f"{machine['processor']}, {machine['instructions']} ({arithmetic} bfloat16 arithmetic), "
-        f"Python {machine['python']}, {packages}. Medians of interleaved rounds; spread: 20th to 80th "
+        f"{_machine(results)} Medians of interleaved rounds; spread: 20th to 80th "
         "percentile; times: median of the ratios within a round.",
         "",
     ]
     for row in results["benchmarks"]:
         lines += _table(row) if "seconds" in row else _correlation(row) if "correlation" in row else _memory(row)
     return "\n".join(lines) + "\n"
+
+
+def methods_table(results: dict[str, Any]) -> str:
+    """One row per method: seconds of fastcam and of the fastest peer on its faster layout, for each model."""
+    rows = results["benchmarks"]
+    names = list(dict.fromkeys(row["model"] for row in rows))
+    lines = [
+        f"{_machine(results)} {rows[0]['threads']} threads, float32. Medians in seconds of interleaved rounds; the "
+        "fastest peer on its faster memory layout; times: median of its ratios to fastcam within a round.",
+        "",
+        "| method | batch | " + " | ".join(f"{name} | fastest peer | times" for name in names) + " |",
+        "|---" * (2 + 3 * len(names)) + "|",
+    ]
+    ratios: list[float] = []
+    for method in dict.fromkeys(row["method"] for row in rows):
+        cells: list[str] = []
+        for name in names:
+            (row,) = (row for row in rows if (row["model"], row["method"]) == (name, method))
+            own, peers = row["seconds"]["fastcam"], {k: v for k, v in row["seconds"].items() if k != "fastcam"}
+            peer = min(peers, key=lambda k: peers[k]["median"])
+            ratios.append(peers[peer]["times_yardstick"])
+            cells += [f"{own['median']:.3f}", f"{peer} {peers[peer]['median']:.3f}", f"{ratios[-1]:.2f}"]
+        batch = next(row["batch"] for row in rows if row["method"] == method)
+        lines.append(f"| {method} | {batch} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", f"Median of the ratios: {median(ratios):.2f}; least: {min(ratios):.2f}."]) + "\n"
+
+
+def mosaics_table(results: dict[str, Any]) -> str:
+    """One row per method: mean and least share of positive evidence in the right quarter."""
+    lines = [
+        f"{results['model']}, {results['layer']} for methods that take a layer; seconds for {results['images']} mosaics and "
+        f"{results['targets']} classes each on {results['threads']} threads.",
+        "",
+        "| method | mean share | least of 16 | seconds |",
+        "|---|---|---|---|",
+    ]
+    for name, row in sorted(results["methods"].items(), key=lambda item: -item[1]["mean"]):
+        lines.append(f"| {name} | {row['mean']:.3f} | {row['least']:.3f} | {row['seconds']:.1f} |")
+    return "\n".join(lines) + "\n"
+
+
+def _machine(results: dict[str, Any]) -> str:
+    machine = results["machine_info"]
+    packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
+    arithmetic = "with" if machine["bfloat16_arithmetic"] else "without"
+    return (
+        f"{machine['processor']}, {machine['instructions']} ({arithmetic} bfloat16 arithmetic), "
+        f"Python {machine['python']}, {packages}."
+    )
 
 
 def _table(row: dict[str, Any]) -> list[str]:
@@ -58,14 +104,19 @@ def _memory(row: dict[str, Any]) -> list[str]:
     ]
 
 
-def with_tables(readme: str, tables: str) -> str:
-    """The README with the part between the markers replaced."""
-    before, rest = readme.split(BEGIN)
-    _, after = rest.split(END)
-    return before + BEGIN + tables + END + after
+DRAWN = {"cpu.json": cpu_tables, "methods.json": methods_table, "mosaics.json": mosaics_table}
+
+
+def with_tables(readme: str) -> str:
+    """The README with the part behind each marker drawn from the file that the marker names."""
+    for name, draw in DRAWN.items():
+        begin = f"<!-- begin: bench/results/{name} -->\n"
+        before, rest = readme.split(begin)
+        _, after = rest.split(END, 1)
+        readme = before + begin + draw(json.loads((RESULTS / name).read_text(encoding="utf-8"))) + END + after
+    return readme
 
 
 if __name__ == "__main__":
     path = ROOT / "README.md"
-    tables = cpu_tables(json.loads(RESULTS.read_text(encoding="utf-8")))
-    path.write_text(with_tables(path.read_text(encoding="utf-8"), tables), encoding="utf-8")
+    path.write_text(with_tables(path.read_text(encoding="utf-8")), encoding="utf-8")

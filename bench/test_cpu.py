@@ -27,38 +27,12 @@ from torchcam.methods import ScoreCAM as TorchcamScoreCAM
 from torchvision.models import resnet50
 
 import fastcam
-from bench.interleave import interleave
+from bench.compare import compare, fastest_batch
 from fastcam.models.loading import load_model
 from fastcam.network.cache import network_for
 from fastcam.photos import read_photo
 
-Variants = dict[str, Callable[[], Any]]
 STAGES = ["layer1", "layer2", "layer3", "layer4"]
-
-
-def compare(
-    benchmark: BenchmarkFixture, variants: Variants, *, yardstick: str, rounds: int, warmups: int = 1, **setting: Any
-) -> None:
-    """Time variants turn by turn and keep the outcome with the benchmark."""
-    options = {"yardstick": yardstick, "rounds": rounds, "warmups": warmups}
-    result = benchmark.pedantic(interleave, (variants,), options, rounds=1)
-    benchmark.extra_info.update(**setting, yardstick=yardstick, threads=torch.get_num_threads(), seconds=result)
-
-
-def fastest_batch(module: nn.Module, image: Tensor, *, rounds: int = 5) -> int:
-    """The batch size at which a model takes the least time an image."""
-
-    def forward(images: Tensor) -> Callable[[], Any]:
-        def run() -> Any:
-            with torch.inference_mode():
-                return module(images)
-
-        return run
-
-    sizes = {str(size): size for size in (4, 8, 16, 32)}
-    runs = {name: forward(image.repeat(size, 1, 1, 1)) for name, size in sizes.items()}
-    timed = interleave(runs, yardstick="4", rounds=rounds)
-    return min(sizes.values(), key=lambda size: timed[str(size)]["median"] / size)
 
 
 @pytest.fixture(scope="module")

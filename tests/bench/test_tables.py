@@ -1,17 +1,14 @@
 """The README's figures are those of the file that it names."""
 
-import json
-
 import pytest
 
 from bench.interleave import interleave
-from bench.tables import RESULTS, ROOT, cpu_tables, with_tables
+from bench.tables import ROOT, with_tables
 
 
 def test_the_readme_shows_what_the_results_hold() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    results = json.loads(RESULTS.read_text(encoding="utf-8"))
-    assert with_tables(readme, cpu_tables(results)) == readme
+    assert with_tables(readme) == readme
 
 
 def test_every_variant_runs_once_a_round_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
