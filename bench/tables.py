@@ -53,8 +53,8 @@ def methods_table(results: dict[str, Any]) -> str:
 def mosaics_table(results: dict[str, Any]) -> str:
     """One row per method: mean and least share of positive evidence in the right quarter."""
     lines = [
-        f"{results['model']}, {results['layer']} for methods that take a layer; seconds for {results['images']} mosaics and "
-        f"{results['targets']} classes each on {results['threads']} threads.",
+        f"{results['model']}, {results['layer']} for methods that take a layer; seconds for {results['images']} "
+        f"mosaics of {results['targets']} classes, on {results['threads']} threads.",
         "",
         "| method | mean share | least of 16 | seconds |",
         "|---|---|---|---|",

@@ -1,9 +1,12 @@
-"""Everything here carries the marker `gpu` and is skipped without a CUDA device."""
+"""Everything here carries the marker `gpu`, is skipped without a CUDA device, and runs the kernels."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+
+from fastcam import use_backend
 
 HERE = Path(__file__).parent
 
@@ -14,3 +17,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.gpu)
             if not torch.cuda.is_available():
                 item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.fixture(autouse=True)
+def the_kernels_serve() -> Iterator[None]:
+    """Even where the reference would be chosen."""
+    with use_backend("triton"):
+        yield

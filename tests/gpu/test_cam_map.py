@@ -28,12 +28,6 @@ LAYOUTS = {
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
 
 
-@pytest.fixture(autouse=True)
-def the_kernels_serve() -> object:
-    with use_backend("triton"):
-        yield
-
-
 def tensors(shape: tuple, per_position: bool, dtype: torch.dtype) -> tuple[Tensor, Tensor, tuple[int, int]]:
     batch, targets, channels, source, size = shape
     generator = torch.Generator(device="cuda").manual_seed(0)

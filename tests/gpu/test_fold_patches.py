@@ -27,12 +27,6 @@ LAYOUTS = {
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
 
 
-@pytest.fixture(autouse=True)
-def the_kernels_serve() -> object:
-    with use_backend("triton"):
-        yield
-
-
 def tensors(shape: tuple, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor, list[int], list[int]]:
     batch, side, targets, source, crop, size = shape
     generator = torch.Generator(device="cuda").manual_seed(0)

@@ -1,6 +1,5 @@
 """Whole explanations on the device, against the references on the CPU."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,12 +16,6 @@ from fastcam.photos import read_photo
 PHOTOS = ("chelsea.png", "coffee.png", "rocket.jpg", "motorcycle_left.png")
 LAST = "head.activation"
 METHODS = ["cam", "grad_cam", "relevance_cam", "score_cam"]
-
-
-@pytest.fixture(autouse=True)
-def the_kernels_serve() -> Iterator[None]:
-    with use_backend("triton"):
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastcam.ops import reference, relevance_conv
-from fastcam.ops.backend import use_backend
 from fastcam.ops.gate import signal_dtype, zero_share
 from fastcam_kernels import relevance_conv as kernel
 from fastcam_kernels.relevance_conv import Geometry
@@ -52,11 +51,8 @@ ALGORITHMS = pytest.mark.parametrize("algorithm", ["triton", "composition"])
 
 
 @pytest.fixture(autouse=True)
-def the_kernels_serve_in_full_float32() -> object:
-    with (
-        use_backend("triton"),
-        torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
-    ):
+def full_float32() -> object:
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
         yield
 
 

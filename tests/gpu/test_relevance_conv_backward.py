@@ -35,8 +35,8 @@ ALGORITHMS = pytest.mark.parametrize("algorithm", ["triton", "triton-other-gate"
 
 
 @pytest.fixture(autouse=True)
-def the_kernels_serve() -> object:
-    with use_backend("triton"), torch.backends.cudnn.flags(allow_tf32=False):
+def full_float32() -> object:
+    with torch.backends.cudnn.flags(allow_tf32=False):
         yield
 
 

@@ -26,11 +26,10 @@ EVERY_SHAPE = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys(
 
 
 @pytest.fixture(autouse=True)
-def the_kernels_serve() -> object:
+def full_float32() -> object:
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = False
-    with use_backend("triton"):
-        yield
+    yield
     torch.backends.cuda.matmul.allow_tf32 = before
 
 

@@ -30,12 +30,6 @@ DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
 MODES = ["bilinear", "bicubic"]
 
 
-@pytest.fixture(autouse=True)
-def the_kernels_serve() -> object:
-    with use_backend("triton"):
-        yield
-
-
 def tensors(shape: tuple, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, list[int], list[int]]:
     batch, channels, image, crop, size = shape
     generator = torch.Generator(device="cuda").manual_seed(0)

@@ -1,7 +1,5 @@
 """The Triton kernel in the interpreter, against the reference. Outputs start as NaN: what is not written shows."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor
@@ -11,16 +9,6 @@ from fastcam_kernels import fold_patches as kernel
 from tests.interpreter.test_unfold_patches import reserved
 from tests.ops.test_cam_map import strided
 from tests.ops.test_fold_patches import SIZES, tensors
-
-
-@pytest.fixture(autouse=True)
-def empty_tensors_are_nan() -> Iterator[None]:
-    torch.utils.deterministic.fill_uninitialized_memory = True
-    torch.use_deterministic_algorithms(True)
-    assert torch.empty(3).isnan().all()
-    yield
-    torch.use_deterministic_algorithms(False)
-
 
 # Big blocks: the interpreter's time goes by steps, not by elements.
 BIG = kernel.FoldPatchesConfig(rows=32, columns=32)

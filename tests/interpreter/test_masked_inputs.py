@@ -1,7 +1,6 @@
 """The Triton kernels in the interpreter, against the reference. Outputs start as NaN: what is not written shows."""
 
 import mmap
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -13,15 +12,6 @@ from fastcam.ops.maps import flat_tolerance
 from fastcam_kernels import masked_inputs as kernel
 from tests.ops import dense
 from tests.ops.test_masked_inputs import BAD, SIZES, is_channels_last, tensors
-
-
-@pytest.fixture(autouse=True)
-def empty_tensors_are_nan() -> Iterator[None]:
-    torch.utils.deterministic.fill_uninitialized_memory = True
-    torch.use_deterministic_algorithms(True)
-    assert torch.empty(3).isnan().all()
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 def run(

@@ -1,7 +1,6 @@
 """The Triton kernel in the interpreter, against the reference. Outputs start as NaN: what is not written shows."""
 
 import mmap
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -10,16 +9,6 @@ from fastcam.ops import reference
 from fastcam_kernels import perturbed_inputs as kernel
 from fastcam_kernels.perturbed_inputs import PerturbedInputsConfig
 from tests.ops.test_perturbed_inputs import BAD, LAYOUTS, STEPS, is_channels_last, tensors
-
-
-@pytest.fixture(autouse=True)
-def empty_tensors_are_nan() -> Iterator[None]:
-    torch.utils.deterministic.fill_uninitialized_memory = True
-    torch.use_deterministic_algorithms(True)
-    assert torch.empty(3).isnan().all()
-    yield
-    torch.use_deterministic_algorithms(False)
-
 
 BIG = PerturbedInputsConfig(elements=128, steps=8, parts=1)
 

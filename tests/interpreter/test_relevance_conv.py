@@ -5,7 +5,6 @@ Outputs start as NaN: what is not written shows.
 
 import json
 import mmap
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,15 +25,6 @@ SHARE = 1e-6
 BIG = Choice("triton", positions=64, outputs=16, channels=64)
 COMPOSITION = Choice("composition")
 ALGORITHMS = pytest.mark.parametrize("choice", [BIG, COMPOSITION], ids=["triton", "composition"])
-
-
-@pytest.fixture(autouse=True)
-def empty_tensors_are_nan() -> Iterator[None]:
-    torch.utils.deterministic.fill_uninitialized_memory = True
-    torch.use_deterministic_algorithms(True)
-    assert torch.empty(3).isnan().all()
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 def of(case: Case) -> Geometry:

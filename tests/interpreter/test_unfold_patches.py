@@ -1,7 +1,6 @@
 """The Triton kernel in the interpreter, against the reference. Outputs start as NaN: what is not written shows."""
 
 import mmap
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -12,16 +11,6 @@ from fastcam_kernels import unfold_patches as kernel
 from tests.ops.test_cam_map import strided
 from tests.ops.test_masked_inputs import is_channels_last
 from tests.ops.test_unfold_patches import MODES, SIZES, tensors
-
-
-@pytest.fixture(autouse=True)
-def empty_tensors_are_nan() -> Iterator[None]:
-    torch.utils.deterministic.fill_uninitialized_memory = True
-    torch.use_deterministic_algorithms(True)
-    assert torch.empty(3).isnan().all()
-    yield
-    torch.use_deterministic_algorithms(False)
-
 
 # Big blocks: the interpreter's time goes by steps, not by elements.
 BIG = kernel.UnfoldPatchesConfig(elements=64, rows=64, num_warps=1)
