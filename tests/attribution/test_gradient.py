@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+import skimage
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,8 +15,10 @@ from torch import Tensor, nn
 import fastcam
 from fastcam.attribution.gradient import axiomatic, plus_plus
 from fastcam.attribution.input_gradient import biased_maps
+from fastcam.models.loading import LoadedModel, load_model
 from fastcam.network.cache import network_for
 from fastcam.network.network import Network
+from fastcam.photos import read_photo
 from tests.zoo import ZOO, BasicBlock, conv_bn, head, randomise
 
 AT_A_LAYER = [
@@ -458,19 +462,41 @@ def test_images_of_other_channel_counts(method: str, channels: int) -> None:
     assert maps.min() == 0
 
 
+# At a layer whose gradient the forward's rounding does not move, and where it turns rectifiers: at the images float16
+# does so eight times less often than bfloat16, and scaling the logits by 1024 changes none of these figures.
+LEAST = {
+    **dict.fromkeys([*AT_A_LAYER, "smooth_grad_cam_pp"], (0.9999, 0.998)),
+    "gradient": (0.95, 0.7),
+    "guided_backprop": (0.99, 0.96),
+    "deconvnet": (0.9999, 0.998),
+    "full_grad": (0.995, 0.99),
+}
+
+
+@pytest.fixture(scope="module")
+def embedded() -> LoadedModel:
+    return load_model("efficientnet_lite0")
+
+
+@pytest.fixture(scope="module")
+def photos(embedded: LoadedModel) -> Tensor:
+    folder = Path(skimage.__file__).parent / "data"
+    views = [embedded.preprocessing.view(read_photo(folder / name)) for name in ("chelsea.png", "coffee.png")]
+    return torch.cat([embedded.preprocessing.tensor(view) for view in views])
+
+
 @pytest.mark.parametrize("method", FAMILY)
-@pytest.mark.parametrize(("precision", "least"), [("bfloat16", 0.98), ("float16", 0.999), ("tf32", 0.999999)])
-def test_reduced_precision(method: str, precision: str, least: float, model: nn.Module, images: Tensor) -> None:
+def test_reduced_precision_on_real_weights(method: str, embedded: LoadedModel, photos: Tensor) -> None:
     def maps(precision: str | None) -> Tensor:
         options = {"generator": torch.Generator().manual_seed(2)} if method == "smooth_grad_cam_pp" else {}
-        return fastcam.explain(
-            model, images, method=method, targets=[[0, 3], [1, 2]], precision=precision, return_info=True, **options
-        ).maps
+        found: Tensor = fastcam.explain(embedded.model, photos, method=method, precision=precision, **options)
+        return found
 
-    found, expected = maps(precision), maps(None)
-    assert found.dtype == torch.float32
-    for a, b in zip(found.flatten(0, 1), expected.flatten(0, 1), strict=True):
-        if b.max() > 0:
+    expected = maps(None)
+    for precision, least in zip(("float16", "bfloat16"), LEAST[method], strict=True):
+        found = maps(precision)
+        assert found.dtype == torch.float32
+        for a, b in zip(found, expected, strict=True):
             assert torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1] >= least
 
 
