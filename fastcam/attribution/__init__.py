@@ -2,7 +2,47 @@
 
 from fastcam.attribution.explainer import Explainer
 from fastcam.attribution.explanation import Explanation
-from fastcam.attribution.functions import cam, explain, grad_cam, relevance_cam, score_cam
+from fastcam.attribution.functions import (
+    abs_cam_init,
+    cam,
+    deconvnet,
+    explain,
+    full_grad,
+    grad_cam,
+    grad_cam_pp,
+    gradient,
+    guided_backprop,
+    hires_cam,
+    layer_cam,
+    norm_grad,
+    relevance_cam,
+    score_cam,
+    smooth_grad_cam_pp,
+    wgrad_cam,
+    xgrad_cam,
+)
 from fastcam.attribution.registry import METHODS, methods
 
-__all__ = ["METHODS", "Explainer", "Explanation", "cam", "explain", "grad_cam", "methods", "relevance_cam", "score_cam"]
+__all__ = [
+    "METHODS",
+    "Explainer",
+    "Explanation",
+    "abs_cam_init",
+    "cam",
+    "deconvnet",
+    "explain",
+    "full_grad",
+    "grad_cam",
+    "grad_cam_pp",
+    "gradient",
+    "guided_backprop",
+    "hires_cam",
+    "layer_cam",
+    "methods",
+    "norm_grad",
+    "relevance_cam",
+    "score_cam",
+    "smooth_grad_cam_pp",
+    "wgrad_cam",
+    "xgrad_cam",
+]
