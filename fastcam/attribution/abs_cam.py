@@ -1,6 +1,6 @@
 """Abs-CAM: channels weighted by the magnitude of their gradients mask the image, whose score weights the masks."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, fx
@@ -22,10 +22,10 @@ def _layers(network: Network, layers: Sequence[Layer]) -> tuple[fx.Node, ...]:
 
 
 def _abs_cam(case: Case, layers: Sequence[Layer], options: Options) -> Evidence:
-    find = {"channel": _by_channel, "shared": _by_shared_range, "joint": _by_joint_mask}[options["mask"]]
+    find = _READINGS[options["mask"]]
     prepared = case.network.prepare(case.images)
     batch = batch_for(prepared.device, options["batch_size"])
-    parts = []
+    parts: list[Weighted | Whole] = []
     for layer in layers:
         g = case.gradient(layer.node)
         # W_k = mean_xy |g_k|
@@ -91,8 +91,16 @@ def _by_joint_mask(case: Case, prepared: Tensor, activation: Tensor, weights: Te
     return Whole(masks * found.view(*masks.shape[:2], 1, 1))
 
 
+# (case, images in the network's format, A, W, images per forward pass) -> evidence
+_READINGS: Mapping[str, Callable[[Case, Tensor, Tensor, Tensor, int], Weighted | Whole]] = {
+    "channel": _by_channel,
+    "shared": _by_shared_range,
+    "joint": _by_joint_mask,
+}
+
+
 def _check(options: Options) -> None:
-    check_choice("mask", options["mask"], ("channel", "shared", "joint"))
+    check_choice("mask", options["mask"], tuple(_READINGS))
     check_batch_size(options["batch_size"])
 
 

@@ -61,7 +61,8 @@ def _first_component(activation: Tensor) -> Tensor:
     flat = values[:, -1] <= flat_tolerance(wide) ** 2 * energy
     sign = torch.where(projected.amax(dim=1) < -projected.amin(dim=1), -1.0, 1.0)
     projected = projected * torch.where(flat, 0, sign).unsqueeze(1)
-    return projected.to(wide).view(-1, 1, *activation.shape[2:])
+    maps: Tensor = projected.to(wide).view(-1, 1, *activation.shape[2:])
+    return maps
 
 
 EIGEN_CAM = Method(

@@ -56,5 +56,5 @@ def _is_global_average(node: fx.Node, operand: fx.Node, layer: Layer) -> bool:
     if node.target is aten.avg_pool2d.default:
         # (x, kernel, stride, padding, ceil_mode, count_include_pad, divisor_override)
         plain = not node.kwargs and all(not given or given == [0, 0] for given in (*node.args[3:5], *node.args[6:]))
-        return plain and node.args[1] == list(size[2:])
+        return plain and bool(node.args[1] == list(size[2:]))
     return node.target is aten.adaptive_avg_pool2d.default

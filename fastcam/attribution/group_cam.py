@@ -32,26 +32,26 @@ def _group_cam(case: Case, layers: Sequence[Layer], options: Options) -> Evidenc
     base = score_of(network.forward(blurred)[0]).gather(1, targets)
     parts = []
     for layer in layers:
-        masks = _masks(case, layer, options)  # (N, T, G, h, w)
-        flat = masks.flatten(1, 2)
-        image, mask = live_channels(flat).nonzero(as_tuple=True)
-        target = mask.div(masks.shape[2], rounding_mode="floor")
-        found = ask(
-            network,
-            lambda chunk, m=flat, n=image, k=mask: ops.masked_inputs(prepared, m, n[chunk], k[chunk], blurred),
-            targets[image, target].unsqueeze(1),
-            batch=batch,
-        )
+        masks = _masks(case, layer, options)  # (N, T G, h, w)
+        groups = masks.shape[1] // targets.shape[1]
+        image, mask = live_channels(masks).nonzero(as_tuple=True)
+        target = mask.div(groups, rounding_mode="floor")
+
+        def build(chunk: slice, m: Tensor = masks, n: Tensor = image, k: Tensor = mask) -> Tensor:
+            blended: Tensor = ops.masked_inputs(prepared, m, n[chunk], k[chunk], blurred)
+            return blended
+
+        found = ask(network, build, targets[image, target].unsqueeze(1), batch=batch)
         # A group that is 0 everywhere leaves the blurred image: its term is 0.
-        gains = base.new_zeros(flat.shape[:2])
+        gains = base.new_zeros(masks.shape[:2])
         gains[image, mask] = found.squeeze(1) - base[image, target]
-        unit = unit_masks(flat, (prepared.shape[2], prepared.shape[3]), batch)
-        parts.append(Whole((gains[..., None, None] * unit).unflatten(1, masks.shape[1:3]).sum(dim=2)))
+        terms = gains[..., None, None] * unit_masks(masks, (prepared.shape[2], prepared.shape[3]), batch)
+        parts.append(Whole(terms.view(*targets.shape, groups, *masks.shape[2:]).sum(dim=2)))
     return Evidence(case.logits, targets, parts)
 
 
 def _masks(case: Case, layer: Layer, options: Options) -> Tensor:
-    """Rectified sums of each group's mean(g_k) A_k, their lower values cut to 0: (N, T, G, h, w)."""
+    """Rectified sums of each group's mean(g_k) A_k, their lower values cut to 0: (N, T G, h, w)."""
     g, activation = case.gradient(layer.node), case.value(layer.node)
     weights = g.mean(dim=(3, 4), dtype=torch.promote_types(g.dtype, torch.float32))
     channels = activation.shape[1]
@@ -61,11 +61,14 @@ def _masks(case: Case, layer: Layer, options: Options) -> Tensor:
     spread = (weights.unsqueeze(2) * member).flatten(1, 2)  # (N, T G, K): the sums as one matrix product
     sums: Tensor = ops.cam_map(activation, spread, activation.shape[2:], True, False)
     floor = _percentile(sums.flatten(2), options["percentile"])
-    return torch.where(sums < floor.unsqueeze(3), 0, sums).unflatten(1, (weights.shape[1], groups))
+    return sums.masked_fill_(sums < floor.unsqueeze(3), 0)
 
 
 def _percentile(values: Tensor, percentile: float) -> Tensor:
-    """The percentile of each row of (..., L), interpolated between ranks: (..., 1). torch.quantile's size is limited."""
+    """The percentile of each row of (..., L), interpolated between ranks: (..., 1).
+
+    As torch.quantile has it, but for tensors of any size.
+    """
     ordered = values.sort(dim=-1).values
     place = percentile / 100 * (values.shape[-1] - 1)
     below, above = math.floor(place), math.ceil(place)

@@ -69,12 +69,11 @@ def _rise(case: Case, _: Sequence[Layer], options: Options) -> Evidence:
         for portion in chunks(count, max(1, batch // len(images))):
             shown = masks[portion].at(size)
             index = torch.arange(len(images), device=prepared.device).repeat(len(shown))
-            scores = ask(
-                case.network,
-                lambda chunk, x=images, n=index, m=shown: times(x, n[chunk], m.repeat_interleave(len(x), 0)[chunk]),
-                classes[index],
-                batch=batch,
-            )
+
+            def build(chunk: slice, x: Tensor = images, n: Tensor = index, m: Tensor = shown) -> Tensor:
+                return times(x, n[chunk], m.repeat_interleave(len(x), dim=0)[chunk])
+
+            scores = ask(case.network, build, classes[index], batch=batch)
             # sum_i p_c(x M_i) M_i: (images, T, masks) times (masks, H W)
             by_image = scores.view(len(shown), *classes.shape).permute(1, 2, 0)
             sums[some] += by_image @ shown.flatten(1)

@@ -31,7 +31,8 @@ def _score_cam(case: Case, layers: Sequence[Layer], options: Options) -> Evidenc
         image, channel = live.nonzero(as_tuple=True)
 
         def build(chunk: slice, a: Tensor = activation, n: Tensor = image, k: Tensor = channel) -> Tensor:
-            return ops.masked_inputs(prepared, a, n[chunk], k[chunk], None)
+            masked: Tensor = ops.masked_inputs(prepared, a, n[chunk], k[chunk], None)
+            return masked
 
         scores[image, :, channel] = ask(case.network, build, targets[image], batch=batch, score=score)
         parts.append(Weighted(activation, _weights(scores, blank, options)))
@@ -136,18 +137,18 @@ def _is_cam(case: Case, layers: Sequence[Layer], options: Options) -> Evidence:
         live = live_channels(activation)
         image, channel = live.nonzero(as_tuple=True)
 
-        def build(chunk: slice, c: float, m: Tensor = masks, n: Tensor = image, k: Tensor = channel) -> Tensor:
-            shown = upsample(m[n[chunk], k[chunk]].unsqueeze(1), size).squeeze(1)
-            return times(prepared, n[chunk], c * shown)
+        found = torch.zeros_like(targets[image], dtype=blank.dtype)
+        for scale in scales:
 
-        found = [
-            ask(case.network, lambda chunk, c=c, b=build: b(chunk, c), targets[image], batch=batch,
-                score="logit")
-            for c in scales
-        ]  # fmt: skip
+            def build(
+                chunk: slice, c: float = scale, m: Tensor = masks, n: Tensor = image, k: Tensor = channel
+            ) -> Tensor:
+                return times(prepared, n[chunk], c * upsample(m[n[chunk], k[chunk]].unsqueeze(1), size).squeeze(1))
+
+            found += ask(case.network, build, targets[image], batch=batch, score="logit")
         # A channel that is 0 everywhere masks the whole image, however it is scaled.
         scores = blank.unsqueeze(2).repeat(1, 1, activation.shape[1])
-        scores[image, :, channel] = torch.stack(found).mean(dim=0)
+        scores[image, :, channel] = found / samples
         parts.append(Weighted(activation, scores.softmax(dim=2)))
         skipped.append((~live).sum(dim=1))
     return Evidence(case.logits, targets, parts, {"skipped_channels": skipped})
