@@ -25,15 +25,12 @@ def seeded(seed: int) -> torch.Generator:
 
 @pytest.fixture(scope="module")
 def resnet() -> nn.Module:
-    """Four stages of one block, no channel of layer2 and layer3 dead."""
+    """Four stages of one block, no channel of layer1 dead."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(6)
         model = randomise(ResNet(BasicBlock, [1, 1, 1, 1], num_classes=12), negative_gammas=False)
         model.fc.weight.data *= 3
-        for stage in (model.layer2, model.layer3):
-            stage[0].bn2.weight.data *= 0.3
-            stage[0].bn2.bias.data += 4
-            stage[0].downsample[1].weight.data *= 0.3
+        model.layer1[0].bn2.bias.data += 4
     return model
 
 
@@ -88,9 +85,8 @@ class Numbers:
         return self.std * torch.randn(size, generator=self.generator)
 
 
-@pytest.mark.parametrize("layer", ["layer2", "layer3"])
-def test_ss_cam_equals_torchcam_given_the_same_noise(resnet: nn.Module, images: Tensor, layer: str) -> None:
-    classes = resnet(images).argmax(1).tolist()
+def test_ss_cam_equals_torchcam_given_the_same_noise(resnet: nn.Module, images: Tensor) -> None:
+    layer, classes = "layer1", resnet(images).argmax(1).tolist()
     with torchcam.SSCAM(resnet, layer, batch_size=64, num_samples=3, std=0.7, input_shape=(3, 32, 32)) as extractor:
         extractor._distrib = Numbers(0.7, 11)
         resnet(images)
@@ -109,7 +105,7 @@ def test_ss_cam_equals_torchcam_given_the_same_noise(resnet: nn.Module, images: 
 
 def is_cam_of(peer: bool, resnet: nn.Module, images: Tensor, layer: str, classes: list[int], samples: int) -> Tensor:
     """relu(sum alpha A) with alpha = softmax of mean y_c(c_i x M), written out."""
-    logits, activation = layer_of(resnet, images, layer)
+    activation = layer_of(resnet, images, layer)[1]
     masks = enlarge(min_max(activation.detach()), (32, 32))
     scales = torch.arange(1, samples + 1) / samples
     scales = scales.cumsum(0) if peer else scales
@@ -122,7 +118,7 @@ def is_cam_of(peer: bool, resnet: nn.Module, images: Tensor, layer: str, classes
 
 def test_is_cam_equals_its_formula_and_differs_from_torchcam_in_the_scales(resnet: nn.Module, images: Tensor) -> None:
     """torchcam adds the scales up as it goes (0.1, 0.3, 0.6, ... 5.5); the definition has 0.1, 0.2, ... 1."""
-    classes, layer, samples = resnet(images).argmax(1).tolist(), "layer3", 4
+    classes, layer, samples = resnet(images).argmax(1).tolist(), "layer1", 3
     with torchcam.ISCAM(resnet, layer, batch_size=64, num_samples=samples, input_shape=(3, 32, 32)) as extractor:
         resnet(images)
         theirs = extractor(classes, normalized=False)[0].detach()
@@ -232,12 +228,14 @@ def group_cam_of(model: nn.Module, x: Tensor, targets: Tensor, groups: int, perc
 @pytest.mark.parametrize(("groups", "percentile"), [(3, 70), (2, 0), (6, 33.3)], ids=str)
 def test_group_cam_equals_its_formula(groups: int, percentile: float) -> None:
     model, x = small(), 2 * torch.randn(2, 3, 28, 30, generator=seeded(5), dtype=torch.float64)
-    expected = group_cam_of(model, x, TARGETS, groups, percentile)
+    every = torch.arange(5).expand(2, 5)
+    expected = group_cam_of(model, x, every, groups, percentile)
     options = {"groups": groups, "percentile": percentile}
-    found = fastcam.group_cam(model, x, TARGETS, "layer", normalize=False, **options)
-    assert (expected.amax((-2, -1)) > 1e-5).sum() >= 3
+    found = fastcam.group_cam(model, x, every, "layer", normalize=False, **options)
+    assert (expected.amax((-2, -1)) > 1e-5).sum() >= 4
     torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-14)
-    assert torch.equal(found, fastcam.group_cam(model, x, TARGETS, "layer", normalize=False, batch_size=1, **options))
+    one_by_one = fastcam.group_cam(model, x, every, "layer", normalize=False, batch_size=1, **options)
+    torch.testing.assert_close(one_by_one, expected, rtol=1e-8, atol=1e-14)
 
 
 def test_groups_are_contiguous_and_at_most_one_per_channel() -> None:
