@@ -32,27 +32,24 @@ def images() -> Tensor:
 
 
 def test_it_finds_the_quarters_that_the_classes_rest_on(images: Tensor) -> None:
-    model = Corner()
-    maps = fastcam.extremal_perturbation(model, images[:1], [[0, 1]], steps=60, normalize=False)[0]
+    maps = fastcam.extremal_perturbation(Corner(), images[:1], [[0, 1]], normalize=False)[0]
     assert maps.min() >= 0
     assert maps.max() <= 1
-    quarters = torch.stack([maps[:, :16, :16].sum((1, 2)), maps[:, 16:, 16:].sum((1, 2))], 1)
-    shares = quarters / maps.sum((1, 2))[:, None]
-    assert (shares.diagonal() > 0.85).all()
-    assert ((maps > 0.5).double().mean((1, 2)) - 0.1).abs().max() < 0.08
+    shown = maps > 0.5
+    assert (shown.double().mean((1, 2)) - 0.1).abs().max() < 0.01
+    assert (shown[0, :16, :16].sum() / shown[0].sum()) > 0.98
+    assert (shown[1, 16:, 16:].sum() / shown[1].sum()) > 0.98
 
 
-def test_the_area_is_what_was_asked_for(images: Tensor) -> None:
-    areas = [0.05, 0.2]
-    found = [fastcam.extremal_perturbation(Corner(), images[:1], 0, area=a, steps=80, normalize=False) for a in areas]
-    means = [float((maps > 0.5).double().mean()) for maps in found]
-    assert abs(means[0] - 0.05) < 0.04
-    assert abs(means[1] - 0.2) < 0.05
+@pytest.mark.parametrize("area", [0.05, 0.2])
+def test_the_area_is_what_was_asked_for(images: Tensor, area: float) -> None:
+    maps = fastcam.extremal_perturbation(Corner(), images[:1], 0, area=area, steps=200, normalize=False)
+    assert abs(float((maps > 0.5).double().mean()) - area) < 0.02
 
 
 def test_the_mask_keeps_more_than_any_other_place_would(images: Tensor) -> None:
     model = Corner()
-    mask = fastcam.extremal_perturbation(model, images[:1], 0, steps=60, normalize=False)
+    mask = fastcam.extremal_perturbation(model, images[:1], 0, steps=200, normalize=False)
     levels = torch.stack([soft_blur(images[:1], s) for s in (20 / 224 * 32, 0)], 1)
 
     def kept(m: Tensor) -> float:
@@ -119,7 +116,7 @@ def test_blurs() -> None:
 def test_passes_and_memory(images: Tensor) -> None:
     with watched() as seen:
         whole = fastcam.extremal_perturbation(Corner(), images, [[0, 1], [1, 2]], steps=3, batch_size=3)
-    assert seen["forward"] == [2] + [3] * 3 + [1] * 3
+    assert seen["forward"] == [2, *[3] * 3, *[1] * 3]
     alone = fastcam.extremal_perturbation(Corner(), images[1:], [[1, 2]], steps=3)
     torch.testing.assert_close(whole[1:], alone, rtol=1e-4, atol=1e-5)
     assert torch.equal(whole, fastcam.extremal_perturbation(Corner(), images, [[0, 1], [1, 2]], steps=3, batch_size=3))

@@ -81,7 +81,7 @@ def test_it_finds_what_the_class_rests_on() -> None:
 
 @pytest.mark.parametrize(
     ("images", "batch_size", "batches"),
-    [(3, 7, [3] + [6] * 5), (3, 2, [3] + [2] * 15), (1, 4, [1] + [4, 4, 2])],
+    [(3, 7, [3, *[6] * 5]), (3, 2, [3, *[2] * 15]), (1, 4, [1, 4, 4, 2])],
     ids=["several_masks", "several_portions_of_images", "one_image"],
 )
 def test_memory_is_bounded(model: nn.Module, images: int, batch_size: int, batches: list[int]) -> None:
