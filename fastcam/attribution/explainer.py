@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from fastcam.attribution.case import Case
 from fastcam.attribution.explanation import Explanation
@@ -97,7 +97,7 @@ class Explainer:
         leaves = [
             leaf for c, found in zip(self.chosen, layers, strict=True) for leaf in c.method.leaves(network, found)
         ]
-        case = Case(network, images, resolve, keep=keep, leaves=leaves)
+        case = Case(network, images, resolve, self._at_size, keep=keep, leaves=leaves)
         found = [c.method.find(case, at, c.options) for c, at in zip(self.chosen, layers, strict=True)]
         maps = [
             [self._map(c.method, part, images) for part in evidence.parts]
@@ -119,6 +119,11 @@ class Explainer:
         if method.layer == "none":
             return []
         return find_layers(network.graph, self.model, self.settings.layer, images=method.layer == "input")
+
+    def _at_size(self, images: Tensor, layers: Sequence[Layer]) -> tuple[Network, list[fx.Node]]:
+        network = network_for(self.model, images, precision=self.settings.precision, output=self.settings.output)
+        found = find_layers(network.graph, self.model, [layer.name for layer in layers])
+        return network, [layer.node for layer in found]
 
     def _map(self, method: Method, part: Weighted | Whole, images: Tensor) -> Tensor:
         s = self.settings
