@@ -100,6 +100,14 @@ def _fewer(channels: int, factor: int) -> int:
 
 
 # Options under which a method takes little time.
-SMALL_OPTIONS: dict[str, dict[str, Any]] = {}
+SMALL_OPTIONS: dict[str, dict[str, Any]] = {
+    "smooth_grad_cam_pp": {"samples": 2},
+    "ss_cam": {"samples": 1},
+    "is_cam": {"samples": 1},
+    "group_cam": {"groups": 4},
+    "rise": {"masks": 6},
+    "extremal_perturbation": {"steps": 2},
+    "cameras": {"steps": 2},
+}
 # Where a method has no meaning: no global pooling with one linear layer behind it.
 UNDEFINED: dict[str, tuple[str, ...]] = {"cam": ("vgg16", "vgg16_bn", "vgg19", "squeezenet1_1", "alexnet")}
