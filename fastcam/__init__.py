@@ -1,7 +1,18 @@
 """Explanations of CNN image classifiers: class activation maps and layer-wise relevance propagation."""
 
 from fastcam import lrp, models, ops
-from fastcam.attribution import Explainer, Explanation, cam, explain, grad_cam, methods, relevance_cam, score_cam
+from fastcam.attribution import (
+    Explainer,
+    Explanation,
+    Ucag,
+    cam,
+    explain,
+    grad_cam,
+    methods,
+    relevance_cam,
+    score_cam,
+    ucag,
+)
 from fastcam.network.cache import clear_cache
 from fastcam.ops.backend import use_backend
 
@@ -10,6 +21,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Explainer",
     "Explanation",
+    "Ucag",
     "cam",
     "clear_cache",
     "explain",
@@ -20,5 +32,6 @@ __all__ = [
     "ops",
     "relevance_cam",
     "score_cam",
+    "ucag",
     "use_backend",
 ]
