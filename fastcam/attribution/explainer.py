@@ -162,6 +162,8 @@ def _check_known(options: Mapping[str, Any], chosen: Sequence[Chosen]) -> None:
 def explanation(
     evidence: Evidence, maps: list[Tensor], names: list[str], *, several: bool, as_list: bool
 ) -> Explanation:
+    """Maps (N, T, H, W) per layer and what was found with them, shaped as the caller asked: T and the list may go."""
+
     def shaped(tensors: list[Any]) -> Any:
         kept = tensors if several else [None if tensor is None else tensor.squeeze(1) for tensor in tensors]
         return kept if as_list else kept[0]
@@ -179,5 +181,6 @@ def explanation(
 
 
 def overflow(precision: str | None) -> str:
+    """What to say of logits that are not finite."""
     hint = "; float16 overflows beyond 65504: use bfloat16 or float32" if precision == "float16" else ""
     return f"model: its logits for these images are NaN or infinite{hint}"

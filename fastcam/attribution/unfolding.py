@@ -115,7 +115,10 @@ class Ucag:
                 f"crop: {crop[0]} x {crop[1]} pixels given, at most the images' {height} x {width} is valid; "
                 "None takes 124/224 of each side"
             )
-        tops, lefts = ops.patch_offsets(height, crop[0], self._patches), ops.patch_offsets(width, crop[1], self._patches)
+        tops, lefts = (
+            ops.patch_offsets(height, crop[0], self._patches),
+            ops.patch_offsets(width, crop[1], self._patches),
+        )
         return Grid(
             tops=tuple(top for top in tops for _ in lefts),
             lefts=tuple(lefts * len(tops)),
