@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fastcam import ops
+from fastcam.attribution.case import Resolve
 from fastcam.attribution.explainer import Explainer, Result, check_methods, explanation, overflow
 from fastcam.attribution.explanation import Explanation
 from fastcam.attribution.method import Evidence, Weighted, Whole
@@ -143,15 +144,14 @@ class Ucag:
         for chunk in _chunks(len(tops), self._batch_size or _batch_size(grid, images.device)):
             patches = ops.unfold_patches(strip, tops[chunk], lefts[chunk], grid.crop, grid.size, "bicubic")
             wanted = classes[chunk]
-            found = explainer.find(self._network(patches), patches, lambda _, wanted=wanted: wanted)
+            found = explainer.find(self._network(patches), patches, _known(wanted))
             layers = [at for _, at in found]
             confidences.append(_confidence(found[0][0].logits, wanted))
             for (evidence, _), parts in zip(found, maps, strict=True):
                 parts.append([_partial(part, grid) for part in evidence.parts])
-        split = (count, len(grid.tops))
         return _Found(
-            confidences=torch.cat(confidences).unflatten(0, split),
-            maps=[[torch.cat(chunks).unflatten(0, split) for chunks in zip(*parts, strict=True)] for parts in maps],
+            confidences=_by_image(confidences, count),
+            maps=[[_by_image(chunks, count) for chunks in zip(*parts, strict=True)] for parts in maps],
             layers=layers,
         )
 
@@ -197,9 +197,19 @@ def _fold(maps: Tensor, confidences: Tensor, grid: Grid, images: Tensor) -> Tens
     size = [images.shape[2], images.shape[3]]
     tops, lefts = _index(grid.tops, images), _index(grid.lefts, images)
     of_an_image = maps.shape[1] * maps.shape[2] * size[0] * size[1]
-    some = max(_MOST_FOLDED // of_an_image, 1)
-    groups = zip(maps.split(some), confidences.split(some), strict=True)
-    return torch.cat([ops.fold_patches(m, s, tops, lefts, grid.crop, size) for m, s in groups])
+    groups = _chunks(maps.shape[0], max(_MOST_FOLDED // of_an_image, 1))
+    return torch.cat([ops.fold_patches(maps[g], confidences[g], tops, lefts, grid.crop, size) for g in groups])
+
+
+def _by_image(chunks: Sequence[Tensor], count: int) -> Tensor:
+    """Chunks of (N P, ...) as one tensor (N, P, ...)."""
+    whole = torch.cat(list(chunks))
+    return whole.view(count, -1, *whole.shape[1:])
+
+
+def _known(targets: Tensor) -> Resolve:
+    """The targets of patches are those of their images, whatever the patches' logits."""
+    return lambda _: targets
 
 
 def _index(values: Sequence[int], images: Tensor) -> Tensor:
