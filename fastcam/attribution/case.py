@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, fx
 
 from fastcam.network.network import Network
-from fastcam.network.plan import Values
+from fastcam.network.plan import Operations, Values
 from fastcam.network.precision import matrix_precision
 
 # logits (N, classes) -> targets (N, T)
@@ -18,16 +18,22 @@ class Pass:
     """A forward run that keeps some values, and the backward passes from scores to some of them.
 
     keep: nodes whose values are kept. leaves: nodes that scores are differentiated by; what lies before all of them
-    runs without autograd's record.
+    runs without autograd's record. operations: functions to run in place of some ATen operations.
     """
 
     def __init__(
-        self, network: Network, images: Tensor, keep: Iterable[fx.Node], leaves: Iterable[fx.Node] = ()
+        self,
+        network: Network,
+        images: Tensor,
+        keep: Iterable[fx.Node],
+        leaves: Iterable[fx.Node] = (),
+        operations: Operations | None = None,
     ) -> None:
         self._network = network
         self._device = images.device
         self._leaves = tuple(dict.fromkeys(leaves))
-        self._logits, self._values = network.forward(images, (*keep, *self._leaves), leaves=self._leaves)
+        wanted = (*keep, *self._leaves)
+        self._logits, self._values = network.forward(images, wanted, leaves=self._leaves, operations=operations)
 
     @property
     def logits(self) -> Tensor:

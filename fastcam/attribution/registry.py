@@ -3,12 +3,41 @@
 from collections.abc import Mapping
 
 from fastcam.attribution.activation import CAM
-from fastcam.attribution.gradient import GRAD_CAM
+from fastcam.attribution.gradient import (
+    ABS_CAM_INIT,
+    GRAD_CAM,
+    GRAD_CAM_PP,
+    HIRES_CAM,
+    LAYER_CAM,
+    NORM_GRAD,
+    WGRAD_CAM,
+    XGRAD_CAM,
+)
+from fastcam.attribution.input_gradient import DECONVNET, FULL_GRAD, GRADIENT, GUIDED_BACKPROP
 from fastcam.attribution.method import Method
 from fastcam.attribution.relevance import RELEVANCE_CAM
 from fastcam.attribution.score import SCORE_CAM
+from fastcam.attribution.smooth import SMOOTH_GRAD_CAM_PP
 
-METHODS: Mapping[str, Method] = {method.name: method for method in (CAM, GRAD_CAM, RELEVANCE_CAM, SCORE_CAM)}
+_ALL = (
+    CAM,
+    ABS_CAM_INIT,
+    DECONVNET,
+    FULL_GRAD,
+    GRAD_CAM,
+    GRAD_CAM_PP,
+    GRADIENT,
+    GUIDED_BACKPROP,
+    HIRES_CAM,
+    LAYER_CAM,
+    NORM_GRAD,
+    SMOOTH_GRAD_CAM_PP,
+    WGRAD_CAM,
+    XGRAD_CAM,
+    RELEVANCE_CAM,
+    SCORE_CAM,
+)
+METHODS: Mapping[str, Method] = {method.name: method for method in _ALL}
 
 
 def methods() -> tuple[Method, ...]:

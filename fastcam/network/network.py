@@ -1,13 +1,13 @@
 """A network: a captured model with its prepared weights, ready to run whole or in parts."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TypeVar, cast
 
 from torch import Tensor, fx
 
 from fastcam.network.graph import Graph
 from fastcam.network.nonnegative import nonnegative
-from fastcam.network.plan import Plan, Values, make_plan, run
+from fastcam.network.plan import Operations, Plan, Values, make_plan, run
 from fastcam.network.precision import Precision, matrix_precision
 from fastcam.network.weights import Weights
 
@@ -24,11 +24,14 @@ class Network:
         self.nonnegative = nonnegative(graph)
         self._made: dict[tuple[object, ...], object] = {}
 
-    def plan(self, outputs: Iterable[fx.Node], *, feeds: Iterable[fx.Node] | None = None) -> Plan:
-        """The plan that computes `outputs` from `feeds` (the images unless given), made once."""
+    def plan(
+        self, outputs: Iterable[fx.Node], *, feeds: Iterable[fx.Node] | None = None, alone: Collection[object] = ()
+    ) -> Plan:
+        """The plan that computes `outputs` from `feeds` (the images unless given), made once; see `make_plan`."""
         wanted = tuple(outputs)
         given = None if feeds is None else tuple(feeds)
-        return self.once(("plan", wanted, given), lambda: make_plan(self.graph, wanted, feeds=given))
+        key = ("plan", wanted, given, *alone)
+        return self.once(key, lambda: make_plan(self.graph, wanted, feeds=given, alone=alone))
 
     def once(self, key: tuple[object, ...], make: Callable[[], T]) -> T:
         """Make something that depends on the graph alone, or return what was made before."""
@@ -41,13 +44,21 @@ class Network:
         return images.detach().to(dtype=self.precision.forward, memory_format=self.precision.memory_format)
 
     def forward(
-        self, images: Tensor, outputs: Iterable[fx.Node] = (), *, leaves: Iterable[fx.Node] = ()
+        self,
+        images: Tensor,
+        outputs: Iterable[fx.Node] = (),
+        *,
+        leaves: Iterable[fx.Node] = (),
+        operations: Operations | None = None,
     ) -> tuple[Tensor, Values]:
         """Return the logits, and the values of further nodes, in one run.
 
         leaves: nodes to record autograd's graph from (see `fastcam.network.plan.run`).
+        operations: functions to run in place of some ATen operations, with the same arguments.
         """
-        wanted = (self.graph.logits, *outputs)
+        others = operations or {}
+        plan = self.plan((self.graph.logits, *outputs), alone=tuple(others))
+        feeds = {self.graph.images: self.prepare(images)}
         with matrix_precision(self.precision, images.device):
-            values = run(self.plan(wanted), self.weights, {self.graph.images: self.prepare(images)}, leaves=leaves)
+            values = run(plan, self.weights, feeds, leaves=leaves, operations=others)
         return values[self.graph.logits], values

@@ -24,6 +24,9 @@ _IN_PLACE: dict[Any, Callable[..., Tensor]] = {
 }
 
 Values = dict[fx.Node, Any]
+# What to run in place of some ATen operations, with the same arguments.
+Operations = Mapping[Any, Callable[..., Tensor]]
+_AS_THEY_ARE: Operations = {}
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,14 +57,17 @@ def make_plan(
     *,
     feeds: Iterable[fx.Node] | None = None,
     apart: Collection[fx.Node] = (),
+    alone: Collection[Any] = (),
 ) -> Plan:
     """Plan the computation of `outputs` from `feeds` (the images unless given).
 
     apart: additions that are steps of their own.
+    alone: ATen operations that are steps of their own, wherever they stand.
     """
     wanted = tuple(dict.fromkeys(outputs))
     given = (graph.images,) if feeds is None else tuple(feeds)
-    units = find_units(graph, keep=(*wanted, *given), apart=apart)
+    operands = [source for node in graph.nodes if node.target in alone for source in node.all_input_nodes]
+    units = find_units(graph, keep=(*wanted, *given, *operands), apart=apart)
     reads = _reads(graph, wanted, given, units)
     ordered = [node for node in graph.nodes if node in reads and node not in given and node not in graph.weights]
     last_reader = {source: node for node in ordered for source in reads[node]}
@@ -76,17 +82,25 @@ def make_plan(
     return Plan(steps, wanted)
 
 
-def run(plan: Plan, weights: Weights, feeds: Mapping[fx.Node, Tensor], *, leaves: Iterable[fx.Node] = ()) -> Values:
+def run(
+    plan: Plan,
+    weights: Weights,
+    feeds: Mapping[fx.Node, Tensor],
+    *,
+    leaves: Iterable[fx.Node] = (),
+    operations: Operations = _AS_THEY_ARE,
+) -> Values:
     """Run a plan and return the values of its outputs.
 
     leaves: outputs, or feeds, that gradients are wanted for. The first of them on each way start autograd's record:
         what comes before runs without one, whatever the caller's grad mode.
+    operations: functions that take the place of operations which the plan has `alone`.
     """
     wanted = set(leaves)
     values: Values = {node: x.detach().requires_grad_() if node in wanted else x for node, x in feeds.items()}
     with torch.inference_mode(False), torch.set_grad_enabled(bool(wanted)):
         for step in plan.steps:
-            value = evaluate(step, values, weights)
+            value = evaluate(step, values, weights, operations)
             if step.node in wanted and not value.requires_grad:
                 value = value.detach().requires_grad_()
             values[step.node] = value
@@ -95,7 +109,7 @@ def run(plan: Plan, weights: Weights, feeds: Mapping[fx.Node, Tensor], *, leaves
     return {node: values[node] for node in plan.outputs}
 
 
-def evaluate(step: Step, values: Values, weights: Weights) -> Any:
+def evaluate(step: Step, values: Values, weights: Weights, operations: Operations = _AS_THEY_ARE) -> Any:
     """Compute one step's value."""
     if step.unit is not None:
         return compute(step.unit, values, weights)
@@ -107,7 +121,9 @@ def evaluate(step: Step, values: Values, weights: Weights) -> Any:
     args = fx.map_arg(node.args, operand)
     kwargs = fx.map_arg(node.kwargs, operand)
     function: Callable[..., Any] = node.target  # type: ignore[assignment]
-    if step.overwrites is not None and not values[step.overwrites].requires_grad:
+    if node.target in operations:
+        function = operations[node.target]
+    elif step.overwrites is not None and not values[step.overwrites].requires_grad:
         function = _IN_PLACE[node.target]
         if node.args[0] is not step.overwrites:
             args = (args[1], args[0], *args[2:])

@@ -81,6 +81,16 @@ class Weights:
             (unit.weight, _shift(unit), "negative"), lambda: self._signal(self._raw(unit.weight).clamp(max=0), unit)
         )
 
+    def implied_bias(self, norm: fx.Node) -> Tensor:
+        """beta - mu gamma / sigma: what a batch norm with fixed statistics makes of zeros."""
+
+        def make() -> Tensor:
+            variance = self._raw(norm.all_input_nodes[-1])
+            identity = variance.new_ones(len(variance), 1, 1, 1, dtype=torch.float64)
+            return self._fold(norm, identity, None)[1].to(self.precision.forward)
+
+        return self._once((norm, "implied bias"), make)
+
     def are_finite(self) -> bool:
         """Whether no weight on the CPU is NaN or infinite."""
 
