@@ -1,17 +1,20 @@
 """One call: its images and targets, and the passes that its methods share."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 
 import torch
 from torch import Tensor, fx
 
+from fastcam.network.layers import Layer
 from fastcam.network.network import Network
 from fastcam.network.plan import Operations, Values
 from fastcam.network.precision import matrix_precision
 
 # logits (N, classes) -> targets (N, T)
 Resolve = Callable[[Tensor], Tensor]
+# images of another size, layers -> the model's network for them, and the layers' nodes there
+AtSize = Callable[[Tensor, Sequence[Layer]], tuple[Network, list[fx.Node]]]
 
 
 class Pass:
@@ -63,7 +66,8 @@ def _stack(gradients: tuple[Tensor, ...]) -> Tensor:
 class Case:
     """The images of a call, the classes to explain, and one forward and backward pass for all methods.
 
-    keep, leaves: what the call's methods together want kept and differentiated by.
+    keep, leaves: what the call's methods together want kept and differentiated by. at_size: captures the model for
+        images of another size.
     """
 
     def __init__(
@@ -71,12 +75,14 @@ class Case:
         network: Network,
         images: Tensor,
         resolve: Resolve,
+        at_size: AtSize,
         *,
         keep: Iterable[fx.Node] = (),
         leaves: Iterable[fx.Node] = (),
     ) -> None:
         self.network = network
         self.images = images
+        self.at_size = at_size
         self._resolve = resolve
         self._targets: Tensor | None = None
         self._keep = tuple(keep)

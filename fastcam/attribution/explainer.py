@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from fastcam.attribution.case import Case, Resolve
 from fastcam.attribution.explanation import Explanation
@@ -114,13 +114,18 @@ class Explainer:
         layers = [self._layers(network, chosen.method) for chosen in self.chosen]
         keep = {layer.node for at in layers for layer in at} - {network.graph.images}
         leaves = [leaf for c, at in zip(self.chosen, layers, strict=True) for leaf in c.method.leaves(network, at)]
-        case = Case(network, images, resolve, keep=keep, leaves=leaves)
+        case = Case(network, images, resolve, self._at_size, keep=keep, leaves=leaves)
         return [(c.method.find(case, at, c.options), at) for c, at in zip(self.chosen, layers, strict=True)]
 
     def _layers(self, network: Network, method: Method) -> list[Layer]:
         if method.layer == "none":
             return []
         return find_layers(network.graph, self.model, self.settings.layer, images=method.layer == "input")
+
+    def _at_size(self, images: Tensor, layers: Sequence[Layer]) -> tuple[Network, list[fx.Node]]:
+        network = network_for(self.model, images, precision=self.settings.precision, output=self.settings.output)
+        found = find_layers(network.graph, self.model, [layer.name for layer in layers])
+        return network, [layer.node for layer in found]
 
     def map(self, method: Method, part: Weighted | Whole, images: Tensor) -> Tensor:
         """Maps (N, T, H, W) of a part of the evidence, as the settings have them."""

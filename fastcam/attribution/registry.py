@@ -2,7 +2,11 @@
 
 from collections.abc import Mapping
 
-from fastcam.attribution.activation import CAM
+from fastcam.attribution.ablation import ABLATION_CAM
+from fastcam.attribution.abs_cam import ABS_CAM
+from fastcam.attribution.activation import CAM, EIGEN_CAM, FAKE_CAM, RANDOM_CAM
+from fastcam.attribution.cameras import CAMERAS
+from fastcam.attribution.extremal import EXTREMAL_PERTURBATION
 from fastcam.attribution.gradient import (
     ABS_CAM_INIT,
     GRAD_CAM,
@@ -13,14 +17,19 @@ from fastcam.attribution.gradient import (
     WGRAD_CAM,
     XGRAD_CAM,
 )
+from fastcam.attribution.group_cam import GROUP_CAM
 from fastcam.attribution.input_gradient import DECONVNET, FULL_GRAD, GRADIENT, GUIDED_BACKPROP
 from fastcam.attribution.method import Method
 from fastcam.attribution.relevance import RELEVANCE_CAM
-from fastcam.attribution.score import SCORE_CAM
+from fastcam.attribution.rise import RISE
+from fastcam.attribution.score import IS_CAM, SCORE_CAM, SS_CAM
 from fastcam.attribution.smooth import SMOOTH_GRAD_CAM_PP
 
 _ALL = (
     CAM,
+    EIGEN_CAM,
+    RANDOM_CAM,
+    FAKE_CAM,
     ABS_CAM_INIT,
     DECONVNET,
     FULL_GRAD,
@@ -36,6 +45,14 @@ _ALL = (
     XGRAD_CAM,
     RELEVANCE_CAM,
     SCORE_CAM,
+    SS_CAM,
+    IS_CAM,
+    GROUP_CAM,
+    ABS_CAM,
+    ABLATION_CAM,
+    CAMERAS,
+    RISE,
+    EXTREMAL_PERTURBATION,
 )
 METHODS: Mapping[str, Method] = {method.name: method for method in _ALL}
 

@@ -72,6 +72,25 @@ class Graph:
         """What is computed from `nodes`, themselves included."""
         return _closure(nodes, lambda node: node.users)
 
+    def frontier(self, node: fx.Node) -> tuple[fx.Node, ...]:
+        """The tensors, besides `node` and weights, that the logits are computed from once `node` is given.
+
+        A residual connection around `node`, for one. A number that is read off a tensor (its batch) is computed
+        anew, since what is fed may be of another batch: then the tensor itself is in the frontier.
+        """
+        behind = self.descendants([node]) & self.ancestors([self.logits])
+        found: dict[fx.Node, None] = {}
+        waiting = [source for user in behind - {node} for source in user.all_input_nodes]
+        while waiting:
+            source = waiting.pop()
+            if source in behind or source in self.weights:
+                continue
+            if is_tensor(source):
+                found[source] = None
+            else:
+                waiting.extend(source.all_input_nodes)
+        return tuple(candidate for candidate in self.nodes if candidate in found)
+
 
 def _closure(nodes: Iterable[fx.Node], following: Callable[[fx.Node], Iterable[fx.Node]]) -> set[fx.Node]:
     found: set[fx.Node] = set()

@@ -62,3 +62,10 @@ class Network:
         with matrix_precision(self.precision, images.device):
             values = run(plan, self.weights, feeds, leaves=leaves, operations=others)
         return values[self.graph.logits], values
+
+    def run_from(self, feeds: Mapping[fx.Node, Tensor], outputs: Iterable[fx.Node]) -> Values:
+        """Compute `outputs` from the values of other nodes, without gradient; nothing before those is run."""
+        wanted = tuple(outputs)
+        device = next(iter(feeds.values())).device
+        with matrix_precision(self.precision, device):
+            return run(self.plan(wanted, feeds=feeds), self.weights, feeds)

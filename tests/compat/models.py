@@ -42,10 +42,14 @@ class FullSize(nn.Module):
         return self.head(self.features(x))
 
 
-def full_size() -> nn.Module:
+def full_size(scale: float = 1) -> nn.Module:
+    """scale: of the logits."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
-        return randomise(FullSize())
+        net = randomise(FullSize())
+    with torch.no_grad():
+        net.head[-1].weight.mul_(scale)
+    return net
 
 
 def run(script: str, package: str, **given: Any) -> dict[str, Any]:

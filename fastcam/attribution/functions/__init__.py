@@ -1,6 +1,6 @@
 """One function per method, all with one signature."""
 
-from fastcam.attribution.functions.activation import cam
+from fastcam.attribution.functions.activation import cam, eigen_cam, fake_cam, random_cam
 from fastcam.attribution.functions.common import explain
 from fastcam.attribution.functions.gradient import (
     abs_cam_init,
@@ -15,25 +15,46 @@ from fastcam.attribution.functions.gradient import (
 )
 from fastcam.attribution.functions.input_gradient import deconvnet, full_grad, gradient, guided_backprop
 from fastcam.attribution.functions.relevance import relevance_cam
-from fastcam.attribution.functions.score import score_cam
+from fastcam.attribution.functions.score import (
+    ablation_cam,
+    abs_cam,
+    cameras,
+    extremal_perturbation,
+    group_cam,
+    is_cam,
+    rise,
+    score_cam,
+    ss_cam,
+)
 from fastcam.attribution.functions.unfolding import ucag
 
 __all__ = [
+    "ablation_cam",
+    "abs_cam",
     "abs_cam_init",
     "cam",
+    "cameras",
     "deconvnet",
+    "eigen_cam",
     "explain",
+    "extremal_perturbation",
+    "fake_cam",
     "full_grad",
     "grad_cam",
     "grad_cam_pp",
     "gradient",
+    "group_cam",
     "guided_backprop",
     "hires_cam",
+    "is_cam",
     "layer_cam",
     "norm_grad",
+    "random_cam",
     "relevance_cam",
+    "rise",
     "score_cam",
     "smooth_grad_cam_pp",
+    "ss_cam",
     "ucag",
     "wgrad_cam",
     "xgrad_cam",

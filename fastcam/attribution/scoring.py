@@ -1,0 +1,56 @@
+"""What the score methods share: the network's answers to many inputs, of which few are in memory at a time."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from fastcam.network.network import Network
+
+# Inputs per forward pass. On a CPU few: activations beyond 32 MB are given back to the system after every
+# use, and each new page costs as much as the arithmetic. Elsewhere enough to fill the device.
+_BATCH = {"cpu": 6, "cuda": 128}
+
+
+def batch_for(device: torch.device, asked: int | None) -> int:
+    """Inputs per forward pass: as many as asked for, or what suits the device."""
+    return asked or _BATCH.get(device.type, _BATCH["cuda"])
+
+
+def chunks(count: int, batch: int) -> Iterator[slice]:
+    """Cut `count` things into portions of at most `batch`."""
+    return (slice(start, min(start + batch, count)) for start in range(0, count, batch))
+
+
+def score_of(logits: Tensor, score: str = "probability") -> Tensor:
+    """p ("probability") or y ("logit") of every class, in at least float32."""
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return wide.softmax(dim=1) if score == "probability" else wide
+
+
+def scores_of(
+    answer: Callable[[slice], Tensor],
+    classes: Tensor,
+    dtype: torch.dtype,
+    *,
+    batch: int,
+    score: str = "probability",
+) -> Tensor:
+    """Scores (P, T) at the classes (P, T) of P inputs; answer: the logits of a portion, at most `batch` of them."""
+    scores = torch.empty(classes.shape, dtype=dtype, device=classes.device)
+    for chunk in chunks(len(classes), batch):
+        scores[chunk] = score_of(answer(chunk), score).gather(1, classes[chunk])
+    return scores
+
+
+def ask(
+    network: Network,
+    build: Callable[[slice], Tensor],
+    classes: Tensor,
+    *,
+    batch: int,
+    score: str = "probability",
+) -> Tensor:
+    """Scores (P, T) at the classes (P, T) of P images; build: makes a portion of them, at most `batch`."""
+    wide = torch.promote_types(network.precision.forward, torch.float32)
+    return scores_of(lambda chunk: network.forward(build(chunk))[0], classes, wide, batch=batch, score=score)
