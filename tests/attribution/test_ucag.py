@@ -242,22 +242,55 @@ def watch_forwards(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
-@pytest.mark.parametrize("method", ["cam", "grad_cam", "relevance_cam", "score_cam", "input_times_gradient"])
-@pytest.mark.parametrize("targets", [None, [3, 1], SEVERAL], ids=["predicted", "one_each", "several"])
-def test_one_patch_that_is_the_image(method: str, targets: Any, model: nn.Module, images: Tensor) -> None:
+# Fewer steps and masks where a method has them, and the same random numbers for both calls.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "extremal_perturbation": {"steps": 3},
+    "rise": {"masks": 6},
+    "ss_cam": {"samples": 2},
+    "cameras": {"steps": 2, "largest": 1.5},
+}
+
+
+def options_of(method: str) -> dict[str, Any]:
+    seeded = "generator" in METHODS[method].options
+    return {**OPTIONS.get(method, {}), **({"generator": torch.Generator().manual_seed(1)} if seeded else {})}
+
+
+@pytest.mark.parametrize("method", [*METHODS, "input_times_gradient"])
+def test_one_patch_that_is_the_image(method: str, model: nn.Module, images: Tensor) -> None:
     same: dict[str, Any] = {"method": method, "patches": 1, "crop": (20, 26), "scale": 1}
-    alone = fastcam.explain(model, images, targets, method=method, return_info=True)
-    found = fastcam.ucag(model, images, targets, return_info=True, **same)
-    torch.testing.assert_close(found.maps, alone.maps, rtol=1e-7, atol=1e-7)
+    alone = fastcam.explain(model, images, SEVERAL, method=method, return_info=True, **options_of(method))
+    found = fastcam.ucag(model, images, SEVERAL, return_info=True, **same, **options_of(method))
+    torch.testing.assert_close(found.maps, alone.maps, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(found.logits, alone.logits)
-    assert torch.equal(found.targets, alone.targets)
     assert found.layer == alone.layer
     # Before normalising they differ by the factor exp(p_c).
-    raw = fastcam.explain(model, images, targets, method=method, normalize=False)
+    raw = fastcam.explain(model, images, SEVERAL, method=method, normalize=False, **options_of(method))
     factor = found.left_out["confidences"].squeeze(-1)[..., None, None]
     torch.testing.assert_close(
-        fastcam.ucag(model, images, targets, normalize=False, **same), factor * raw, rtol=1e-6, atol=1e-9
+        fastcam.ucag(model, images, SEVERAL, normalize=False, **same, **options_of(method)),
+        factor * raw,
+        rtol=1e-6,
+        atol=1e-9,
     )
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_on_patches(method: str, model: nn.Module, images: Tensor) -> None:
+    maps = fastcam.ucag(model, images, SEVERAL, method=method, **SETTINGS, **options_of(method))
+    assert maps.shape == (2, 2, 20, 26)
+    assert maps.isfinite().all()
+    assert maps.abs().amax() == 1
+
+
+@pytest.mark.parametrize("targets", [None, [3, 1], SEVERAL], ids=["predicted", "one_each", "several"])
+def test_targets(targets: Any, model: nn.Module, images: Tensor) -> None:
+    same: dict[str, Any] = {"method": "relevance_cam", "patches": 1, "crop": (20, 26), "scale": 1}
+    alone = fastcam.relevance_cam(model, images, targets, return_info=True)
+    found = fastcam.ucag(model, images, targets, return_info=True, **same)
+    torch.testing.assert_close(found.maps, alone.maps, rtol=1e-7, atol=1e-7)
+    assert torch.equal(found.targets, alone.targets)
+    assert found.left_out["confidences"].shape == (*found.targets.shape, 1)
 
 
 def test_the_papers_settings_are_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision.models import resnet18
 
 from fastcam.models import efficientnet_lite0
-from tests.zoo import conv_bn, head, randomise
+from tests.zoo import Vgg, conv_bn, head, randomise
 
 
 def random_images(count: int, side: int) -> Tensor:
@@ -49,6 +49,16 @@ def full_size(scale: float = 1) -> nn.Module:
         net = randomise(FullSize())
     with torch.no_grad():
         net.head[-1].weight.mul_(scale)
+    return net
+
+
+def some_vgg() -> nn.Module:
+    """Logits far enough apart for the softmax of Score-CAM's weights to tell."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(8)
+        net = randomise(Vgg())
+    with torch.no_grad():
+        net.classifier[-1].weight.mul_(30)
     return net
 
 

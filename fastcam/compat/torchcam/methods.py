@@ -243,8 +243,8 @@ class GradCAM(Extractor):
 class GradCAMpp(Extractor):
     """`fastcam.grad_cam_pp`.
 
-    The definition is the paper's (eq. 19) and differs from theirs: a_ij = g_ij^2 / (2 g_ij^2 + (sum_xy A) g_ij^3), the
-    sum over the activation alone, where theirs sums A g^3 over the positions.
+    The definition is the paper's (eq. 19), a_ij = g_ij^2 / (2 g_ij^2 + (sum_xy A) g_ij^3). Theirs writes the sum over
+    A g^3 in its place, and in 0.5.0 divides a copy, so that its maps are those of a_ij = g_ij^2: maps differ.
     """
 
     method = "grad_cam_pp"
