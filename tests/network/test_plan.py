@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 import fastcam
 from fastcam.network.cache import network_for
+from fastcam.network.graph import aten
 from fastcam.network.network import Network
 from fastcam.network.plan import make_plan, run
 from fastcam.network.units import Unit, find_units
@@ -204,3 +205,38 @@ def test_gradients_reach_leaves_and_no_further(network: Network, images: Tensor)
     expected = network.weights.value(next(n for n, name in network.graph.weights.items() if name == "6.weight"))[1]
     torch.testing.assert_close(b, (expected / 49).view(1, 4, 1, 1).expand_as(b))
     assert a.abs().sum() > 0
+
+
+def test_an_operation_alone_can_be_replaced(model: nn.Module, network: Network, images: Tensor) -> None:
+    relu = aten.relu.default
+    rectifiers = [node for node in network.graph.nodes if node.target is relu]
+    alone = network.plan([network.graph.logits], alone=(relu,))
+    assert {step.node for step in alone.steps if step.unit is None} >= set(rectifiers)
+    assert all(step.unit.activation is None for step in alone.steps if step.unit is not None)
+
+    calls: list[Tensor] = []
+
+    def doubled(x: Tensor) -> Tensor:
+        calls.append(x)
+        return 2 * torch.relu(x)
+
+    logits, values = network.forward(images, [rectifiers[0]], operations={relu: doubled})
+    assert len(calls) == len(rectifiers)
+    torch.testing.assert_close(values[rectifiers[0]], 2 * calls[0].relu())
+    with torch.no_grad():
+        torch.testing.assert_close(network.forward(images)[0], model(images), rtol=1e-12, atol=1e-12)
+        assert not torch.allclose(logits, model(images))
+
+
+def test_the_bias_that_a_batch_norm_implies() -> None:
+    norm = nn.BatchNorm2d(3).double().eval()
+    with torch.no_grad():
+        norm.weight.copy_(torch.tensor([2.0, -1.0, 0.0]))
+        norm.bias.copy_(torch.tensor([1.0, 0.5, 3.0]))
+        norm.running_mean.copy_(torch.tensor([4.0, -2.0, 7.0]))
+        norm.running_var.copy_(torch.tensor([4.0, 1.0, 1.0]) - norm.eps)
+    images = torch.randn(2, 3, 4, 4, dtype=torch.float64)
+    network = network_for(nn.Sequential(norm, nn.Flatten()), images)
+    (node,) = network.graph.layers["0"]
+    expected = torch.tensor([1 - 4.0, 0.5 - 2, 3], dtype=torch.float64)
+    torch.testing.assert_close(network.weights.implied_bias(node), expected)
