@@ -19,9 +19,9 @@ from fastcam.network.precision import matrix_precision
 _CELLS, _KERNEL, _BLUR, _LEVELS = 32, 10.5 / 224, 20 / 224, 8
 # exp(f / T) of the smooth maximum.
 _TEMPERATURE = 1 / 20
-_RATE, _MOMENTUM = 0.01, 0.9
-# The weight of the area's loss, and what it grows by with each step.
-_AREA_WEIGHT, _GROWTH = 300.0, 1.0035
+_RATE, _MOMENTUM = 0.3, 0.9
+# The weight of the area's loss at the first step, and what it has grown by at the last.
+_AREA_WEIGHT, _GROWTH = 10.0, 16.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,8 +41,8 @@ class SmoothMasks:
         return cls(_kernel(size[0], like), _kernel(size[1], like))
 
     def start(self, count: int) -> Tensor:
-        """Parameters of `count` masks that are the same everywhere."""
-        return torch.full((count, self.rows.shape[1], self.columns.shape[1]), 0.5).to(self.rows)
+        """Parameters of `count` masks that show the whole image."""
+        return self.rows.new_ones((count, self.rows.shape[1], self.columns.shape[1]))
 
     def __call__(self, parameters: Tensor) -> Tensor:
         """(B, gh, gw) -> (B, H, W)."""
@@ -80,8 +80,8 @@ def _optimise(case: Case, images: Tensor, classes: Tensor, area: float, steps: i
     """The masks (B, H, W) of images (B, C, H, W) for one class each (B,)."""
     levels, smooth = _blurred(images), SmoothMasks.of_size(images.shape[2:], images)
     p = smooth.start(len(images))
-    speed, weight = torch.zeros_like(p), _AREA_WEIGHT
-    for _ in range(steps):
+    speed = torch.zeros_like(p)
+    for step in range(steps):
         with torch.inference_mode(False), torch.enable_grad():
             p.requires_grad_()
             masks = smooth(p)
@@ -90,10 +90,10 @@ def _optimise(case: Case, images: Tensor, classes: Tensor, area: float, steps: i
         gain = torch.autograd.grad(perturbed, held, _log_probability_gradient(case, perturbed, classes))[0]
         # d/dm of the ranked-area loss, mean (m - r_a)^2
         excess = 2 * (held.detach() - _ranked(held.detach(), gain, area)) / held[0].numel()
+        weight = _AREA_WEIGHT * _GROWTH ** (step / steps)
         down = torch.autograd.grad(masks, p, weight * excess - gain)[0]
         speed = _MOMENTUM * speed + (1 - _MOMENTUM) * down
         p = (p.detach() - _RATE * speed).clamp_(0, 1)
-        weight *= _GROWTH
     return smooth(p)
 
 

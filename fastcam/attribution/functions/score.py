@@ -301,8 +301,8 @@ def extremal_perturbation(
     argmax over m of log p_c(x perturbed by m) - lambda mean((vecsort(m) - r_a)^2): each pixel of x is blurred by a
     Gaussian of sigma in proportion to 1 - m, up to 20 pixels of 224; r_a is 1 for a share `area` of the pixels and 0
     for the others (the ranked-area constraint); m is the smooth max-convolution of at most 32 x 32 parameters with a
-    Gaussian that has fallen to e^-2 at 21 pixels of 224. Gradient descent with momentum 0.9 and rate 0.01, lambda from
-    300, growing by 0.35 percent a step. The same call gives the same mask. It takes no layer.
+    Gaussian that has fallen to e^-2 at 21 pixels of 224. Gradient descent from m = 1 with momentum 0.9
+    and rate 0.3; lambda grows from 10 to 160. The same call gives the same mask. It takes no layer.
 
     Args:
         model, images, targets, common: see `fastcam.explain`.

@@ -1,0 +1,122 @@
+"""extremal_perturbation: its parts by their definitions, and masks whose place is known."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fastcam
+from fastcam.attribution.blur import gaussian_blur, soft_blur
+from fastcam.attribution.extremal import SmoothMasks, _perturbed, _ranked
+from tests.attribution.toys import watched
+
+
+class Corner(nn.Module):
+    """Class 0 is what stands out in the top-left quarter, class 1 in the bottom-right one."""
+
+    def __init__(self, side: int = 32) -> None:
+        super().__init__()
+        self.half = side // 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = x[:, :, : self.half, : self.half].square().mean((1, 2, 3))
+        second = x[:, :, self.half :, self.half :].square().mean((1, 2, 3))
+        return 5 * torch.stack([first, second, 0 * first], 1)
+
+
+@pytest.fixture
+def images() -> Tensor:
+    # Fine stripes: a blur wipes them out.
+    return torch.tensor([1.0, -1.0]).repeat(16).expand(2, 3, 32, 32).clone()
+
+
+def test_it_finds_the_quarters_that_the_classes_rest_on(images: Tensor) -> None:
+    maps = fastcam.extremal_perturbation(Corner(), images[:1], [[0, 1]], normalize=False)[0]
+    assert maps.min() >= 0
+    assert maps.max() <= 1
+    shown = maps > 0.5
+    assert (shown.double().mean((1, 2)) - 0.1).abs().max() < 0.01
+    assert (shown[0, :16, :16].sum() / shown[0].sum()) > 0.98
+    assert (shown[1, 16:, 16:].sum() / shown[1].sum()) > 0.98
+
+
+@pytest.mark.parametrize("area", [0.05, 0.2])
+def test_the_area_is_what_was_asked_for(images: Tensor, area: float) -> None:
+    maps = fastcam.extremal_perturbation(Corner(), images[:1], 0, area=area, steps=200, normalize=False)
+    assert abs(float((maps > 0.5).double().mean()) - area) < 0.02
+
+
+def test_the_mask_keeps_more_than_any_other_place_would(images: Tensor) -> None:
+    model = Corner()
+    mask = fastcam.extremal_perturbation(model, images[:1], 0, steps=200, normalize=False)
+    levels = torch.stack([soft_blur(images[:1], s) for s in (20 / 224 * 32, 0)], 1)
+
+    def kept(m: Tensor) -> float:
+        return float(model(_perturbed(levels, m)).softmax(1)[0, 0])
+
+    assert kept(mask) > kept(mask.flip(1, 2)) + 0.02
+    assert kept(mask) > kept(mask.flip(2)) + 0.02
+
+
+def test_smooth_masks() -> None:
+    smooth = SmoothMasks.of_size((64, 48), torch.empty((), dtype=torch.float64))
+    start = smooth.start(2)
+    assert start.shape == (2, 32, 32)
+    assert (start == 1).all()
+    whole = smooth(start)
+    assert whole.shape == (2, 64, 48)
+    assert whole.min() > 0.85  # the smooth maximum lies below the maximum
+    assert whole.max() <= 1
+    lone = torch.zeros(1, 32, 32, dtype=torch.float64)
+    lone[0, 16, 8] = 1
+    # A kernel about the parameter's place, e^-2 at 21 / 224 of the side: 6 of 64 rows.
+    row = smooth(lone)[0, :, 12]
+    assert 0.95 < row.max() <= 1
+    assert row.argmax() in (32, 33)
+    # Where the kernel falls below the temperature the smooth maximum is an average over 32 places.
+    maximum = torch.exp(-0.5 * ((torch.arange(64) + 0.5 - 33) / 3).square()).double()
+    inside = (torch.arange(64) - 32.5).abs() < 5
+    assert (row - maximum)[inside].abs().max() < 0.08
+    assert row[:16].max() < 0.01
+
+
+def test_perturbation_blurs_where_the_mask_is_low() -> None:
+    x = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    levels = torch.stack([soft_blur(x, s) for s in (4.0, 2.0, 0.0)], 1)
+    mask = torch.ones(1, 16, 16)
+    torch.testing.assert_close(_perturbed(levels, mask), x)
+    torch.testing.assert_close(_perturbed(levels, 0 * mask), levels[:, 0])
+    torch.testing.assert_close(_perturbed(levels, 0.5 * mask), levels[:, 1])
+    torch.testing.assert_close(_perturbed(levels, 0.75 * mask), (levels[:, 1] + levels[:, 2]) / 2)
+
+
+def test_ranked_area() -> None:
+    masks = torch.tensor([[[0.2, 0.9], [0.8, 0.1]], [[0.5, 0.5], [0.5, 0.5]]])
+    gain = torch.tensor([[[9.0, 0], [0, 9]], [[0.0, 1], [3, 2]]])
+    expected = [[[0, 1], [1, 0]], [[0, 0], [1, 1]]]  # the second by its gain, since all are equal
+    assert _ranked(masks, gain, 0.5).tolist() == expected
+    assert _ranked(masks, 0 * gain, 0.25)[0].tolist() == [[0, 1], [0, 0]]
+
+
+def test_blurs() -> None:
+    x = torch.randn(2, 3, 9, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    ones = torch.ones_like(x)
+    for blur in (lambda z: gaussian_blur(z, 5, 1.5), lambda z: gaussian_blur(z, 51, 50.0), lambda z: soft_blur(z, 2.0)):
+        torch.testing.assert_close(blur(ones), ones)
+        assert blur(x).var() < x.var() / 2
+    assert torch.equal(soft_blur(x, 0), x)
+    # Inside, five weights of a Gaussian.
+    k = torch.exp(-torch.arange(-2, 3).double().square() / 4.5)
+    k = k / k.sum()
+    expected = (k[:, None] * k * x[1, 2, 2:7, 1:6]).sum()
+    torch.testing.assert_close(gaussian_blur(x, 5, 1.5)[1, 2, 4, 3], expected)
+
+
+def test_passes_and_memory(images: Tensor) -> None:
+    with watched() as seen:
+        whole = fastcam.extremal_perturbation(Corner(), images, [[0, 1], [1, 2]], steps=3, batch_size=3)
+    assert seen["forward"] == [2, *[3] * 3, *[1] * 3]
+    alone = fastcam.extremal_perturbation(Corner(), images[1:], [[1, 2]], steps=3)
+    torch.testing.assert_close(whole[1:], alone, rtol=1e-4, atol=1e-5)
+    assert torch.equal(whole, fastcam.extremal_perturbation(Corner(), images, [[0, 1], [1, 2]], steps=3, batch_size=3))
