@@ -114,7 +114,7 @@ def test_gradient_methods(name: str, where: list[str], resnet18: nn.Module) -> N
     assert_same(*both(name, resnet18, layers, images, classes_of(resnet18, images)))
 
 
-@pytest.mark.parametrize("name", ["GradCAM", "XGradCAM", "LayerCAM", "HiResCAM"])
+@pytest.mark.parametrize("name", ["GradCAM", "LayerCAM"])
 def test_gradient_methods_on_real_weights(name: str, efficientnet: nn.Module) -> None:
     images = random_images(2, 96)
     layer = efficientnet.get_submodule(fastcam.grad_cam(efficientnet, images, return_info=True).layer)
@@ -122,7 +122,7 @@ def test_gradient_methods_on_real_weights(name: str, efficientnet: nn.Module) ->
 
 
 def test_ablation_cam(resnet18: nn.Module) -> None:
-    images = random_images(1, 64)
+    images = random_images(1, 40)
     assert_same(*both("AblationCAM", resnet18, [resnet18.layer4[-1]], images, classes_of(resnet18, images)))
 
 
