@@ -4,6 +4,7 @@ from fastcam import lrp, models, ops
 from fastcam.attribution import (
     Explainer,
     Explanation,
+    Ucag,
     ablation_cam,
     abs_cam,
     abs_cam_init,
@@ -31,6 +32,7 @@ from fastcam.attribution import (
     score_cam,
     smooth_grad_cam_pp,
     ss_cam,
+    ucag,
     wgrad_cam,
     xgrad_cam,
 )
@@ -42,6 +44,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Explainer",
     "Explanation",
+    "Ucag",
     "ablation_cam",
     "abs_cam",
     "abs_cam_init",
@@ -73,6 +76,7 @@ __all__ = [
     "score_cam",
     "smooth_grad_cam_pp",
     "ss_cam",
+    "ucag",
     "use_backend",
     "wgrad_cam",
     "xgrad_cam",

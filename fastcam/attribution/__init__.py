@@ -29,15 +29,18 @@ from fastcam.attribution.functions import (
     score_cam,
     smooth_grad_cam_pp,
     ss_cam,
+    ucag,
     wgrad_cam,
     xgrad_cam,
 )
 from fastcam.attribution.registry import METHODS, methods
+from fastcam.attribution.unfolding import Ucag
 
 __all__ = [
     "METHODS",
     "Explainer",
     "Explanation",
+    "Ucag",
     "ablation_cam",
     "abs_cam",
     "abs_cam_init",
@@ -65,6 +68,7 @@ __all__ = [
     "score_cam",
     "smooth_grad_cam_pp",
     "ss_cam",
+    "ucag",
     "wgrad_cam",
     "xgrad_cam",
 ]

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, fx, nn
 
-from fastcam.attribution.case import Case
+from fastcam.attribution.case import Case, Resolve
 from fastcam.attribution.explanation import Explanation
 from fastcam.attribution.method import Evidence, Method, Weighted, Whole
 from fastcam.attribution.registry import METHODS
@@ -85,35 +85,37 @@ class Explainer:
         s, checks, several = self.settings, DeferredChecks(), [False]
 
         def resolve(logits: Tensor) -> Tensor:
-            checks.add(~logits.isfinite().all(), lambda: _overflow(s.precision))
+            checks.add(~logits.isfinite().all(), lambda: overflow(s.precision))
             resolved, several[0] = resolve_targets(targets, logits, checks)
             return resolved
 
         images = check_images(images, checks)
         resolve_size(s.size, images, (1, 1))
         network = network_for(self.model, images, precision=s.precision, output=s.output)
-        layers = [self._layers(network, chosen.method) for chosen in self.chosen]
-        keep = {layer.node for at in layers for layer in at} - {network.graph.images}
-        leaves = [
-            leaf for c, found in zip(self.chosen, layers, strict=True) for leaf in c.method.leaves(network, found)
-        ]
-        case = Case(network, images, resolve, self._at_size, keep=keep, leaves=leaves)
-        found = [c.method.find(case, at, c.options) for c, at in zip(self.chosen, layers, strict=True)]
+        found = self.find(network, images, resolve)
         maps = [
-            [self._map(c.method, part, images) for part in evidence.parts]
-            for c, evidence in zip(self.chosen, found, strict=True)
+            [self.map(c.method, part, images) for part in evidence.parts]
+            for c, (evidence, _) in zip(self.chosen, found, strict=True)
         ]
         checks.settle()
         return {
-            c.method.name: _explanation(
+            c.method.name: explanation(
                 evidence,
                 of_method,
                 [layer.name for layer in at],
                 several=several[0],
                 as_list=isinstance(s.layer, list | tuple) and c.method.layer != "none",
             )
-            for c, evidence, of_method, at in zip(self.chosen, found, maps, layers, strict=True)
+            for c, (evidence, at), of_method in zip(self.chosen, found, maps, strict=True)
         }
+
+    def find(self, network: Network, images: Tensor, resolve: Resolve) -> list[tuple[Evidence, list[Layer]]]:
+        """What each method finds, and at which layers, from passes that they share."""
+        layers = [self._layers(network, chosen.method) for chosen in self.chosen]
+        keep = {layer.node for at in layers for layer in at} - {network.graph.images}
+        leaves = [leaf for c, at in zip(self.chosen, layers, strict=True) for leaf in c.method.leaves(network, at)]
+        case = Case(network, images, resolve, self._at_size, keep=keep, leaves=leaves)
+        return [(c.method.find(case, at, c.options), at) for c, at in zip(self.chosen, layers, strict=True)]
 
     def _layers(self, network: Network, method: Method) -> list[Layer]:
         if method.layer == "none":
@@ -125,7 +127,8 @@ class Explainer:
         found = find_layers(network.graph, self.model, [layer.name for layer in layers])
         return network, [layer.node for layer in found]
 
-    def _map(self, method: Method, part: Weighted | Whole, images: Tensor) -> Tensor:
+    def map(self, method: Method, part: Weighted | Whole, images: Tensor) -> Tensor:
+        """Maps (N, T, H, W) of a part of the evidence, as the settings have them."""
         s = self.settings
         own = part.activation.shape[2:] if isinstance(part, Weighted) else part.map.shape[2:]
         size = resolve_size(s.size, images, own)
@@ -161,9 +164,11 @@ def _check_known(options: Mapping[str, Any], chosen: Sequence[Chosen]) -> None:
         raise TypeError(f"{unknown[0]}: no option of {names}; {', '.join(valid)} are valid")
 
 
-def _explanation(
+def explanation(
     evidence: Evidence, maps: list[Tensor], names: list[str], *, several: bool, as_list: bool
 ) -> Explanation:
+    """Maps (N, T, H, W) per layer and what was found with them, shaped as the caller asked: T and the list may go."""
+
     def shaped(tensors: list[Any]) -> Any:
         kept = tensors if several else [None if tensor is None else tensor.squeeze(1) for tensor in tensors]
         return kept if as_list else kept[0]
@@ -180,6 +185,7 @@ def _explanation(
     )
 
 
-def _overflow(precision: str | None) -> str:
+def overflow(precision: str | None) -> str:
+    """What to say of logits that are not finite."""
     hint = "; float16 overflows beyond 65504: use bfloat16 or float32" if precision == "float16" else ""
     return f"model: its logits for these images are NaN or infinite{hint}"

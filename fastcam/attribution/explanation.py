@@ -15,7 +15,8 @@ class Explanation:
     layer: the name of the target layer, or the list of names; "input" for methods that explain the images.
     weights: the channel weights alpha (N, K) or (N, T, K), per position (..., K, h, w), before any normalisation;
         None where the map is no weighted sum of channels; a list for a list of layers.
-    left_out: what the method skipped, by name (score_cam: "skipped_channels", a count per image).
+    left_out: what the method skipped, by name (score_cam: "skipped_channels", a count per image);
+        of ucag "confidences", the patches' weights (N, P) or (N, T, P).
     """
 
     maps: Tensor | list[Tensor]

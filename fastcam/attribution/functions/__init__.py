@@ -26,6 +26,7 @@ from fastcam.attribution.functions.score import (
     score_cam,
     ss_cam,
 )
+from fastcam.attribution.functions.unfolding import ucag
 
 __all__ = [
     "ablation_cam",
@@ -54,6 +55,7 @@ __all__ = [
     "score_cam",
     "smooth_grad_cam_pp",
     "ss_cam",
+    "ucag",
     "wgrad_cam",
     "xgrad_cam",
 ]
