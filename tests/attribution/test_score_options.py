@@ -137,7 +137,8 @@ def test_a_double_model_is_explained_in_double(method: str) -> None:
     model = build().double()
     found = explain(method, model, some_images().double(), [[0, 1]] * 3, normalize=False, return_info=True)
     assert found.maps.dtype == found.logits.dtype == torch.float64
-    if method not in RANDOM:
+    # extremal_perturbation ranks pixels: where the score is saturated, by rounding.
+    if method not in RANDOM | {"extremal_perturbation"}:
         single = explain(method, build(), some_images(), [[0, 1]] * 3, normalize=False)
         torch.testing.assert_close(found.maps.float(), single, rtol=1e-3, atol=1e-5)
 
