@@ -127,7 +127,7 @@ def propagate(
     output = next(node for node in graph.nodes if node.op == "output")
     logits_node = output.args[0]
     logits = tape.values[logits_node]
-    walk = _Backward(tape, dense=dense)
+    walk: _Backward = _Backward(tape, dense=dense)
     if rules is not None:
         ends = []
         for end in pixel_range:
@@ -146,7 +146,7 @@ def propagate(
     layers = {
         name: [layer(node) for node in nodes]
         for name, nodes in tracer.returned.items()
-        if all(isinstance(tape.values[node], Tensor) for node in nodes)
+        if all(isinstance(tape.values[node], Tensor) and not walk.folds(node) for node in nodes)
     }
     return Propagation(logits, layers, layer(next(node for node in graph.nodes if node.op == "placeholder")))
 
@@ -221,6 +221,10 @@ class _Backward:
             if node in self.relevance and node.op not in {"placeholder", "get_attr"}:
                 for source, r in self.rule(node, self.relevance[node]):
                     self.send(source, r)
+
+    def folds(self, layer: Node) -> bool:
+        """Whether a layer is one with the batch norm behind it: its own output is nobody's value then."""
+        return False
 
     def send(self, node: Node, r: Any) -> None:
         if isinstance(self.tape.values[node], tuple | list):
@@ -365,7 +369,7 @@ class _ByRules(_Backward):
         kind, values = self.tape.kind(node), self.tape.values
         if kind in {"Conv2d", "Linear"}:
             return [(node.args[0], self.through_layer(node, r))]
-        if kind == "BatchNorm2d" and self.rules.folds and self.folds(node.args[0]):
+        if kind == "BatchNorm2d" and self.folds(node.args[0]):
             return [(node.args[0], r)]
         if kind == "BatchNorm2d" and self.rules.norm is not None:
             scale, _ = scale_and_shift(self.tape.modules[str(node.target)])
@@ -374,9 +378,8 @@ class _ByRules(_Backward):
         return super().rule(node, r)
 
     def folds(self, layer: Node) -> bool:
-        """Whether a batch norm, and nothing else, reads a convolution."""
         readers = list(layer.users)
-        return self.tape.kind(layer) == "Conv2d" and [self.tape.kind(n) for n in readers] == ["BatchNorm2d"]
+        return self.rules.folds and self.tape.kind(layer) == "Conv2d" and [self.tape.kind(n) for n in readers] == ["BatchNorm2d"]
 
     def share(self, node: Node) -> Share:
         rules, before = self.rules, {node}
@@ -400,7 +403,7 @@ class _ByRules(_Backward):
         module, x = self.tape.modules[str(node.target)], self.tape.values[node.args[0]]
         operation, weight = without_bias(module), module.weight
         bias = torch.zeros(len(weight)).double() if module.bias is None else module.bias
-        if self.rules.folds and self.folds(node):
+        if self.folds(node):
             (norm,) = node.users
             scale, shift = scale_and_shift(self.tape.modules[str(norm.target)])
             weight, bias = weight * scale[:, None, None, None], bias * scale + shift
