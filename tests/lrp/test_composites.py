@@ -15,6 +15,9 @@ from fastcam.lrp.composites import RULES, composite
 from fastcam.lrp.pixels import IMAGENET_RANGE
 from fastcam.lrp.propagate import find_route, propagate
 from fastcam.network.cache import network_for
+from fastcam.network.precision import Precision
+from fastcam.network.units import find_units
+from fastcam.network.weights import Weights
 from tests import shares, textbook
 from tests.lrp.test_propagate import captured, near, read
 from tests.lrp.test_rules_textbook import exhibit, pixel_range
@@ -250,3 +253,15 @@ def test_a_dead_filter_of_the_first_layer_sends_nothing(first: str) -> None:
     assert found.isfinite().all()
     # Flat asks for no weights: what is relevant is spread all the same.
     assert bool((found != 0).any()) is (first == "flat")
+
+
+def test_folded_weights_are_wide_where_signals_are() -> None:
+    # As on a processor that multiplies 16-bit numbers itself: convolutions in 16 bits, linear layers' ways back in 32.
+    model, images, _ = exhibit("residual_downsample")
+    network = network_for(model, images)
+    precision = Precision(*[torch.bfloat16] * 4, tf32=False)
+    weights = Weights(network.graph, dict(model.state_dict()), precision)
+    for unit in find_units(network.graph).values():
+        folded, exact = weights.folded(unit), network.weights.affine(unit).weight
+        assert folded.dtype == (torch.float32 if unit.geometry is None else torch.bfloat16)
+        torch.testing.assert_close(folded.double(), exact, rtol=2**-8, atol=0)
