@@ -23,6 +23,10 @@ SETTINGS = [
     *(("resnet50", "relevance_cam", layer, batch) for layer in ("layer2", "layer4") for batch in (1, 32, 256)),
     *(("efficientnet_lite0", "relevance_cam", "head.activation", batch) for batch in (32, 256)),
     ("efficientnet_lite0", "score_cam", "head.activation", 1),
+    *(("resnet50", method, "layer4", 32) for method in ("layer_cam", "grad_cam_pp", "eigen_cam")),
+    *(("resnet50", method, None, 32) for method in ("gradient", "guided_backprop", "full_grad", "lrp")),
+    *(("efficientnet_lite0", method, "head.activation", 1) for method in ("ss_cam", "is_cam", "ablation_cam")),
+    ("resnet50", "ucag", "layer4", 8),
 ]
 PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
 
