@@ -67,6 +67,7 @@ class Layer:
 class Propagation:
     logits: Tensor
     layers: dict[str, list[Layer]]
+    input: Layer
 
     def feature_maps(self) -> list[str]:
         """Modules that return a 4-D tensor with more than one position; ``name@i`` where used again."""
@@ -131,7 +132,7 @@ def propagate(
         for name, nodes in tracer.returned.items()
         if all(isinstance(tape.values[node], Tensor) for node in nodes)
     }
-    return Propagation(logits, layers)
+    return Propagation(logits, layers, layer(next(node for node in graph.nodes if node.op == "placeholder")))
 
 
 class _Tracer(fx.Tracer):

@@ -1,4 +1,7 @@
-"""Relevance of a whole network: one forward pass that keeps the gates, one gated pass back."""
+"""Relevance of a whole network: one forward pass that keeps the gates, one gated pass back.
+
+Which rule each operation takes is a `RuleSet` (`fastcam.lrp.rule` tells how to write one); z+ unless given.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -6,26 +9,30 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
-from fastcam.lrp.rules import Call, Form, Pullback, Rule, Signal, Spread, Transposed, rule_for
+from fastcam.lrp.composites import Composite
+from fastcam.lrp.rule import Call, Form, Pullback, Rule, RuleSet, Signal
+from fastcam.lrp.transposed import Spread, WayBack
 from fastcam.network.graph import Graph
 from fastcam.network.network import Network
 from fastcam.network.plan import Plan, Values, evaluate, make_plan
 from fastcam.network.precision import matrix_precision
-from fastcam.ops.seeds import SEEDS
+from fastcam.ops.seeds import FUSED_SEEDS, SEEDS
 
 Targets = Callable[[Tensor], Tensor]
+Seed = str | Callable[[Tensor, Tensor], Tensor]
 Read = Callable[[Tensor, Form, Tensor], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
 class Route:
-    """The way of relevance from the logits to some layers.
+    """The way of relevance from where it starts, the logits as a rule, to some layers.
 
     receivers: for each node on the way, the operands that its relevance goes to.
     form: the form in which the signal of each node is added up.
     ends: the nodes that are the last to send to a layer at which the way ends.
     """
 
+    start: fx.Node
     plan: Plan
     rules: dict[fx.Node, Rule]
     receivers: dict[fx.Node, tuple[fx.Node, ...]]
@@ -37,36 +44,45 @@ class Route:
         return self.rules[node].sends(self.form[node])
 
 
-def find_route(network: Network, layers: Sequence[fx.Node]) -> Route:
+def find_route(
+    network: Network, layers: Sequence[fx.Node], rules: RuleSet | None = None, *, start: fx.Node | None = None
+) -> Route:
     """The operations between `layers` and the logits, and the rule of each; found once per network.
+
+    layers: `network.graph.images` is one of them, where relevance is to go to the input.
+    rules: z+ unless given.
+    start: the node whose relevance is given, in place of the logits.
 
     Raises ValueError where an operation on the way has no rule, or where relevance never reaches a layer.
     """
-    return network.once(("route", *layers), lambda: _find_route(network.graph, layers))
+    chosen = Composite() if rules is None else rules
+    given = network.graph.logits if start is None else start
+    return network.once(("route", chosen, given, *layers), lambda: _find_route(network.graph, layers, chosen, given))
 
 
-def _find_route(graph: Graph, layers: Sequence[fx.Node]) -> Route:
+def _find_route(graph: Graph, layers: Sequence[fx.Node], chosen: RuleSet, start: fx.Node) -> Route:
     downstream = graph.descendants(layers)
     behind = set().union(*(graph.descendants([layer]) - {layer} for layer in layers))
-    plan = make_plan(graph, (graph.logits, *layers), apart=behind)
+    plan = make_plan(graph, (start, *layers), apart=behind)
     rules: dict[fx.Node, Rule] = {}
     receivers: dict[fx.Node, tuple[fx.Node, ...]] = {}
-    form = {graph.logits: Form.R}
+    form = {start: Form.R}
     for step in reversed(plan.steps):
         node = step.node
         if node not in form or node not in behind:
             continue
-        rules[node] = rule_for(step, graph)
+        rules[node] = chosen.rule_for(step, graph)
         receivers[node] = tuple(s for s in rules[node].receivers(step, graph) if s in downstream)
         for source in receivers[node]:
             if form.get(source) is not Form.R:
                 form[source] = rules[node].sends(form[node])
     for layer in layers:
         if layer not in form:
-            raise ValueError(f"layer: no relevance reaches {layer.name!r} from the logits")
+            whence = "the logits" if start is graph.logits else repr(start.name)
+            raise ValueError(f"layer: no relevance reaches {layer.name!r} from {whence}")
     last = {source: node for node, sources in receivers.items() for source in sources}
     ends = frozenset(last[layer] for layer in layers if layer in last and layer not in rules)
-    return Route(plan, rules, receivers, form, ends)
+    return Route(start, plan, rules, receivers, form, ends)
 
 
 def propagate(
@@ -75,22 +91,26 @@ def propagate(
     images: Tensor,
     layers: Sequence[fx.Node],
     targets: Targets,
-    seed: str,
+    seed: Seed,
     read: Read | None = None,
 ) -> tuple[Tensor, Values, list[Tensor]]:
-    """Run forward and back; return the logits, the layers' activations, and what `read` makes of each layer.
+    """Run forward and back; return the start's value, the layers' activations, and what `read` makes of each layer.
 
-    targets: logits (N, classes) -> classes (N, T).
-    seed: the name of the relevance that they start with, of `fastcam.ops.seeds`.
+    The start is `route.start`: the logits (N, classes), or a layer's activation (N, K, h, w) where the route says so.
+
+    targets: value of the start -> classes (N, T).
+    seed: the relevance to start with: a name of `fastcam.ops.seeds`, at the logits; or a function from the value of the
+        start and the targets to relevance (N, T, classes), at a layer (N, T, K, h, w). At a layer, both functions may
+        first run the rest of the network from its activation (`network.plan`, with `feeds`).
     read: (signal (T, N, ...), its form, activation (N, ...)) -> anything; called once per layer. Without it, the sum
         of the layer's relevance over positions, (N, T, K).
     """
     with torch.inference_mode(False), torch.no_grad(), matrix_precision(network.precision, images.device):
         values, kept, pullbacks = _forward(network, route, images)
-        logits = values[network.graph.logits]
-        signals = _start(network, route, logits, targets(logits), seed, pullbacks)
+        start = values[route.start]
+        signals = _start(route, start, targets(start), seed, pullbacks)
         found = _backward(route, signals, pullbacks, kept, layers, values, read)
-    return logits, values, found
+    return start, values, found
 
 
 def _forward(network: Network, route: Route, images: Tensor) -> tuple[Values, Values, dict[fx.Node, Pullback]]:
@@ -102,7 +122,7 @@ def _forward(network: Network, route: Route, images: Tensor) -> tuple[Values, Va
         if route.sent(node) is not route.form[source]
     }
     values: Values = {network.graph.images: network.prepare(images)}
-    kept: Values = {}
+    kept: Values = {node: value for node, value in values.items() if node in mixed}
     pullbacks: dict[fx.Node, Pullback] = {}
     for step in route.plan.steps:
         node = step.node
@@ -119,21 +139,18 @@ def _forward(network: Network, route: Route, images: Tensor) -> tuple[Values, Va
 
 
 def _start(
-    network: Network,
-    route: Route,
-    logits: Tensor,
-    targets: Tensor,
-    seed: str,
-    pullbacks: dict[fx.Node, Pullback],
+    route: Route, value: Tensor, targets: Tensor, seed: Seed, pullbacks: dict[fx.Node, Pullback]
 ) -> dict[fx.Node, Signal]:
-    """The first signal: at the logits, or right behind them where a linear layer makes them."""
-    node = network.graph.logits
-    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    """The first signal: at the start, or right behind it where a linear layer makes it."""
+    node = route.start
+    wide = value.to(torch.promote_types(value.dtype, torch.float32))
     last = pullbacks.get(node)
-    if isinstance(last, Spread) and route.form[route.receivers[node][0]] is Form.G:
+    if seed in FUSED_SEEDS and isinstance(last, Spread) and route.form[route.receivers[node][0]] is Form.G:
+        assert isinstance(seed, str)
         del pullbacks[node]
         return {route.receivers[node][0]: last.from_seed(wide, targets, seed)}
-    return {node: Signal(SEEDS[seed](wide, targets).transpose(0, 1))}
+    relevance = SEEDS[seed] if isinstance(seed, str) else seed
+    return {node: Signal(relevance(wide, targets).to(wide.dtype).transpose(0, 1))}
 
 
 def _backward(
@@ -157,7 +174,7 @@ def _backward(
         if node not in pullbacks:
             continue
         pullback = pullbacks.pop(node)
-        if isinstance(pullback, Transposed) and route.form[route.receivers[node][0]] is Form.G:
+        if isinstance(pullback, WayBack) and route.sent(node) is Form.G is route.form[route.receivers[node][0]]:
             (source,) = route.receivers[node]
             waiting = signals.pop(source, None)
             others = None if waiting is None else waiting.tensor
@@ -171,6 +188,10 @@ def _backward(
             if route.sent(node) is not route.form[source]:
                 part = Signal(part.tensor * kept[source], fresh=True)
             signals[source] = _sum(signals.get(source), part)
+    # The images are nobody's result: what was sent to them waits here.
+    for node in layers:
+        if node in signals:
+            found[node] = take(signals[node].tensor, route.form[node], values[node])
     return [found[layer] for layer in layers]
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fastcam.lrp.propagate import find_route, propagate
-from fastcam.lrp.rules import Form
+from fastcam.lrp.rule import Form
 from fastcam.network.arguments import (
     DeferredChecks,
     Targets,

@@ -15,7 +15,7 @@ from fastcam.ops.activation import activate
 from fastcam.ops.backend import kernels_serve
 from fastcam.ops.gate import gate, zero_share
 from fastcam.ops.relevance_conv import gated, split_by_sign
-from fastcam.ops.seeds import SEEDS
+from fastcam.ops.seeds import FUSED_SEEDS
 
 
 def relevance_linear_reference(
@@ -71,9 +71,9 @@ def relevance_linear_seeded_reference(
     logits: (N, K). targets: (N, T), int64. gate: 1 / Z, (N, K), of `relevance_linear` with `reciprocal`. seed: "clrp",
     "sglrp" or "one_hot". x: (N, C), needed with `negative` only. The kernel never writes the seed.
     """
-    if seed not in SEEDS:
-        raise ValueError(f"seed: {seed!r} given, one of {', '.join(map(repr, SEEDS))} is valid")
-    relevance = SEEDS[seed](logits.to(gate.dtype), targets).transpose(0, 1).flatten(0, 1)
+    if seed not in FUSED_SEEDS:
+        raise ValueError(f"seed: {seed!r} given, one of {', '.join(map(repr, FUSED_SEEDS))} is valid")
+    relevance = FUSED_SEEDS[seed](logits.to(gate.dtype), targets).transpose(0, 1).flatten(0, 1)
     return relevance_linear_backward_reference(relevance, gate, x, positive, negative)
 
 

@@ -40,9 +40,21 @@ def one_hot(logits: Tensor, targets: Tensor) -> Tensor:
     return zeros.scatter(2, targets.unsqueeze(2), z)
 
 
+def probability(logits: Tensor, targets: Tensor) -> Tensor:
+    """Seed of excitation backprop (Zhang 2018): p_t at the target, 0 elsewhere.
+
+    logits: (B, N), targets: (B, T) -> (B, T, N).
+    """
+    p = logits.softmax(dim=1).gather(1, targets).unsqueeze(2)
+    zeros = p.new_zeros(*targets.shape, logits.shape[1])
+    return zeros.scatter(2, targets.unsqueeze(2), p)
+
+
 def _magnitude(logits: Tensor, targets: Tensor) -> Tensor:
     z = logits.gather(1, targets).abs()
     return torch.where(z == 0, torch.ones_like(z), z).unsqueeze(2)
 
 
-SEEDS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"clrp": clrp, "sglrp": sglrp, "one_hot": one_hot}
+# Those that `relevance_linear_seeded` takes: its kernel makes them as it loads them.
+FUSED_SEEDS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"clrp": clrp, "sglrp": sglrp, "one_hot": one_hot}
+SEEDS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {**FUSED_SEEDS, "probability": probability}

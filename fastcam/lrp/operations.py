@@ -1,149 +1,19 @@
-"""The z+ rule of every operation, in the form of a gated backward pass.
+"""Rules of the operations between the layers, common to all sets of rules.
 
-A signal on its way back is carried in one of two forms: as G, where the relevance is R = t G for a tensor t
-(elementwise), or as R itself. G is what convolutions, additions and pools want: their rules are then backward
-passes. R is what a lone batch norm wants: it passes R unchanged, and G_x = (y / x) G_y would blow up where x
-is near 0.
-
-A rule computes its operation forward and returns, with the value, how to go back. Signals are (T, N, ...): T
-targets, outermost, share what the forward pass has kept.
+Whatever convolutions and linear layers do, a max pool gives everything to its winner, an addition and an average share
+in proportion to their signed inputs, an activation passes relevance on, a gate is held fixed.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from enum import Enum
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from fastcam import ops
+from fastcam.lrp.rule import Call, Form, Pullback, Rule, Signal, always_g, always_r, unchanged
 from fastcam.network.graph import Graph, aten, is_tensor, place, shape
-from fastcam.network.network import Network
 from fastcam.network.plan import Step, Values, evaluate
-
-
-class Form(Enum):
-    """How a signal carries relevance."""
-
-    G = "R / t"
-    R = "R"
-
-
-@dataclass(frozen=True)
-class Signal:
-    """A signal (T, N, ...); `fresh` if its memory is nobody else's."""
-
-    tensor: Tensor
-    fresh: bool = False
-
-
-Pullback = Callable[[Tensor], list[Signal]]
-
-
-@dataclass(frozen=True, eq=False)
-class Call:
-    """One operation of a propagation: its step, the form in which its signal comes, who gets it."""
-
-    step: Step
-    form: Form
-    receivers: tuple[fx.Node, ...]
-    network: Network
-
-
-@dataclass(frozen=True)
-class Rule:
-    """A rule: which operands receive relevance, in which form, and the propagation itself."""
-
-    receivers: Callable[[Step, Graph], tuple[fx.Node, ...]]
-    sends: Callable[[Form], Form]
-    forward: Callable[[Call, Values], tuple[Any, Pullback]]
-
-
-@dataclass(frozen=True, eq=False)
-class Transposed:
-    """The way back through a convolution: G_x = conv_transpose(Q G, W+), and what the other readers of x sent.
-
-    x: kept where it is signed, else None.
-    """
-
-    gate: Tensor
-    x: Tensor | None
-    positive: Tensor
-    negative: Tensor | None
-    size: tuple[int, int]
-    geometry: tuple[list[int], list[int], list[int], int]
-
-    def __call__(self, signal: Tensor, others: Tensor | None = None) -> list[Signal]:
-        """G_x (T, N, ...) for signals (T, N, ...); others: (T, N, ...), in form G, added to it."""
-        g: Tensor = ops.relevance_conv_backward(
-            signal.flatten(0, 1),
-            self.gate,
-            self.x,
-            self.positive,
-            self.negative,
-            None if others is None else others.flatten(0, 1),
-            list(self.size),
-            *self.geometry,
-        )
-        return [Signal(g.view(*signal.shape[:2], *g.shape[1:]), fresh=True)]
-
-    def channel_sums(self, signal: Tensor, x: Tensor, others: Tensor | None = None) -> Tensor:
-        """sum_xy x G_x (T, N, C), where nothing else is wanted of G_x: it need not be written."""
-        sums: Tensor = ops.relevance_conv_weights(
-            signal.flatten(0, 1),
-            self.gate,
-            x,
-            self.positive,
-            self.negative,
-            None if others is None else others.flatten(0, 1),
-            *self.geometry,
-        )
-        return sums.view(*signal.shape[:2], -1)
-
-
-@dataclass(frozen=True, eq=False)
-class Spread:
-    """The way back through a linear layer: G_x = (Q G) W+.
-
-    x: kept where it is signed, else None.
-    """
-
-    gate: Tensor
-    x: Tensor | None
-    positive: Tensor
-    negative: Tensor | None
-
-    def __call__(self, signal: Tensor) -> list[Signal]:
-        """G_x (T, N, ...) for signals (T, N, ...)."""
-        g: Tensor = ops.relevance_linear_backward(signal.flatten(0, 1), self.gate, self.x, self.positive, self.negative)
-        return [Signal(g.view(*signal.shape[:2], *g.shape[1:]), fresh=True)]
-
-    def from_seed(self, logits: Tensor, targets: Tensor, seed: str) -> Signal:
-        """G_x (T, N, C) for the seed of that name at the targets (N, T), where the layer makes the logits."""
-        g: Tensor = ops.relevance_linear_seeded(logits, targets, self.gate, self.x, self.positive, self.negative, seed)
-        return Signal(g.view(targets.shape[1], *logits.shape[:1], -1), fresh=True)
-
-
-def layer(call: Call, values: Values) -> tuple[Tensor, Pullback]:
-    """Convolution or linear layer, with batch norm and activation: S = Q G, G_x = conv_transpose(S, W+)."""
-    unit, network = call.step.unit, call.network
-    assert unit is not None
-    x, affine = values[unit.input], network.weights.affine(unit)
-    positive = network.weights.positive(unit)
-    signed = unit.input not in network.nonnegative
-    negative = network.weights.negative(unit) if signed else None
-    kept = x if signed else None
-    reciprocal = call.form is Form.R
-    if unit.geometry is not None:
-        geometry = unit.geometry.arguments
-        y, gate = ops.relevance_conv(
-            x, affine.weight, affine.bias, positive, negative, None, *geometry, unit.activation_name, reciprocal
-        )
-        return y, Transposed(gate, kept, positive, negative, (x.shape[2], x.shape[3]), geometry)
-
-    y, gate = ops.relevance_linear(x, affine.weight, affine.bias, positive, negative, unit.activation_name, reciprocal)
-    return y, Spread(gate, kept, positive, negative)
 
 
 def movement(call: Call, values: Values) -> tuple[Any, Pullback]:
@@ -225,22 +95,15 @@ def gated(call: Call, values: Values) -> tuple[Tensor, Pullback]:
     return y, lambda signal: [Signal(signal * gate, fresh=True)]
 
 
-def rule_for(step: Step, graph: Graph) -> Rule:
-    """The z+ rule of a step. Raises ValueError, naming the operation and its module, where there is none."""
-    if step.unit is not None:
-        return _LAYER
+def operation_rule(step: Step, graph: Graph) -> Rule:
+    """The rule of an operation. Raises ValueError, naming the operation and its module, where there is none."""
     rule = _RULES.get(step.node.target)
     if rule is None:
         raise ValueError(
-            f"relevance: the z+ rule knows no way back through {step.node.target} (node {step.node.name!r}) in "
+            f"relevance: there is no rule for the way back through {step.node.target} (node {step.node.name!r}) in "
             f"{place(step.node)}; choose a layer behind it, or a gradient method such as grad_cam"
         )
     return rule
-
-
-def _unit_input(step: Step, graph: Graph) -> tuple[fx.Node, ...]:
-    assert step.unit is not None
-    return (step.unit.input,)
 
 
 def _tensors(step: Step, graph: Graph) -> tuple[fx.Node, ...]:
@@ -267,8 +130,8 @@ def _not_the_gate(step: Step, graph: Graph) -> tuple[fx.Node, ...]:
         tensors = tuple(t for t in tensors if t not in gates) if len(gates) == 1 else tensors
     if len(tensors) != 1:
         raise ValueError(
-            f"relevance: the z+ rule knows no way back through {node.target} (node {node.name!r}) in {place(node)}: "
-            "neither operand is a gate (a constant, broadcast, a sigmoid or a hardsigmoid)"
+            f"relevance: there is no rule for the way back through {node.target} (node {node.name!r}) in "
+            f"{place(node)}: neither operand is a gate (a constant, broadcast, a sigmoid or a hardsigmoid)"
         )
     return tensors
 
@@ -324,25 +187,12 @@ def _sum_to(signal: Tensor, size: torch.Size) -> Tensor:
     return signal if signal.shape[1:] == size else signal.sum_to_size(signal.shape[0], *size)
 
 
-def _always_g(_: Form) -> Form:
-    return Form.G
-
-
-def _always_r(_: Form) -> Form:
-    return Form.R
-
-
-def _unchanged(form: Form) -> Form:
-    return form
-
-
-_LAYER = Rule(_unit_input, _always_g, layer)
-_MOVEMENT = Rule(_tensors, _unchanged, movement)
-_SHARE = Rule(_first, _always_g, share)
-_ADDITION = Rule(_tensors, _always_g, addition)
-_ACTIVATION = Rule(_first, _unchanged, activation)
-_PASSING = Rule(_first, _always_r, passing)
-_GATED = Rule(_not_the_gate, _unchanged, gated)
+_MOVEMENT = Rule(_tensors, unchanged, movement)
+_SHARE = Rule(_first, always_g, share)
+_ADDITION = Rule(_tensors, always_g, addition)
+_ACTIVATION = Rule(_first, unchanged, activation)
+_PASSING = Rule(_first, always_r, passing)
+_GATED = Rule(_not_the_gate, unchanged, gated)
 
 _RULES: dict[Any, Rule] = {
     **dict.fromkeys(

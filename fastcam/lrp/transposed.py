@@ -1,0 +1,123 @@
+"""Ways back through convolutions and linear layers: transposed products of gated signals."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from fastcam import ops
+from fastcam.lrp.rule import Signal
+
+
+@runtime_checkable
+class WayBack(Protocol):
+    """A pullback to one operand x, in form G, that takes along what the other readers of x have sent."""
+
+    def __call__(self, signal: Tensor, others: Tensor | None = None) -> list[Signal]:
+        """G_x (T, N, ...) for signals (T, N, ...); others: (T, N, ...), in form G, added to it."""
+
+    def channel_sums(self, signal: Tensor, x: Tensor, others: Tensor | None = None) -> Tensor:
+        """sum_xy x G_x (T, N, C)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Transposed:
+    """The way back through a convolution: G_x = conv_transpose(Q G, W+), and what the other readers of x sent.
+
+    W+ stands for whatever weights a rule takes; with `negative`, W+ where x > 0 and W- where x < 0.
+    x: kept where it is signed, else None.
+    """
+
+    gate: Tensor
+    x: Tensor | None
+    positive: Tensor
+    negative: Tensor | None
+    size: tuple[int, int]
+    geometry: tuple[list[int], list[int], list[int], int]
+
+    def __call__(self, signal: Tensor, others: Tensor | None = None) -> list[Signal]:
+        """G_x (T, N, ...) for signals (T, N, ...); others: (T, N, ...), in form G, added to it."""
+        g: Tensor = ops.relevance_conv_backward(
+            signal.flatten(0, 1),
+            self.gate,
+            self.x,
+            self.positive,
+            self.negative,
+            None if others is None else others.flatten(0, 1),
+            list(self.size),
+            *self.geometry,
+        )
+        return [Signal(g.view(*signal.shape[:2], *g.shape[1:]), fresh=True)]
+
+    def channel_sums(self, signal: Tensor, x: Tensor, others: Tensor | None = None) -> Tensor:
+        """sum_xy x G_x (T, N, C), where nothing else is wanted of G_x: it need not be written."""
+        sums: Tensor = ops.relevance_conv_weights(
+            signal.flatten(0, 1),
+            self.gate,
+            x,
+            self.positive,
+            self.negative,
+            None if others is None else others.flatten(0, 1),
+            *self.geometry,
+        )
+        return sums.view(*signal.shape[:2], -1)
+
+
+@dataclass(frozen=True, eq=False)
+class Spread:
+    """The way back through a linear layer: G_x = (Q G) W+.
+
+    W+ stands for whatever weights a rule takes; with `negative`, W+ where x > 0 and W- where x < 0.
+    x: kept where it is signed, else None.
+    """
+
+    gate: Tensor
+    x: Tensor | None
+    positive: Tensor
+    negative: Tensor | None
+
+    def __call__(self, signal: Tensor) -> list[Signal]:
+        """G_x (T, N, ...) for signals (T, N, ...)."""
+        g: Tensor = ops.relevance_linear_backward(signal.flatten(0, 1), self.gate, self.x, self.positive, self.negative)
+        return [Signal(g.view(*signal.shape[:2], *g.shape[1:]), fresh=True)]
+
+    def from_seed(self, logits: Tensor, targets: Tensor, seed: str) -> Signal:
+        """G_x (T, N, C) for the seed of that name at the targets (N, T), where the layer makes the logits."""
+        g: Tensor = ops.relevance_linear_seeded(logits, targets, self.gate, self.x, self.positive, self.negative, seed)
+        return Signal(g.view(targets.shape[1], *logits.shape[:1], -1), fresh=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Chain:
+    """The sum of several ways back through one convolution: each adds to what the one before it has found."""
+
+    parts: tuple[Transposed, ...]
+
+    def __call__(self, signal: Tensor, others: Tensor | None = None) -> list[Signal]:
+        """G_x (T, N, ...) for signals (T, N, ...); others: (T, N, ...), in form G, added to it."""
+        found = others
+        for part in self.parts:
+            (sent,) = part(signal, found)
+            found = sent.tensor
+        assert found is not None
+        return [Signal(found, fresh=True)]
+
+    def channel_sums(self, signal: Tensor, x: Tensor, others: Tensor | None = None) -> Tensor:
+        """sum_xy x G_x (T, N, C)."""
+        first, *rest = self.parts
+        sums = first.channel_sums(signal, x, others)
+        return torch.stack([sums, *(part.channel_sums(signal, x) for part in rest)]).sum(dim=0)
+
+
+def spread_sum(parts: tuple[Spread, ...]) -> Callable[[Tensor], list[Signal]]:
+    """The sum of several ways back through one linear layer."""
+
+    def pullback(signal: Tensor) -> list[Signal]:
+        first, *rest = (part(signal)[0].tensor for part in parts)
+        for more in rest:
+            first.add_(more)
+        return [Signal(first, fresh=True)]
+
+    return pullback
