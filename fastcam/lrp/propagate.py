@@ -3,7 +3,7 @@
 Which rule each operation takes is a `RuleSet` (`fastcam.lrp.rule` tells how to write one); z+ unless given.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -93,6 +93,7 @@ def propagate(
     targets: Targets,
     seed: Seed,
     read: Read | None = None,
+    given: Mapping[fx.Node, Tensor] | None = None,
 ) -> tuple[Tensor, Values, list[Tensor]]:
     """Run forward and back; return the start's value, the layers' activations, and what `read` makes of each layer.
 
@@ -104,16 +105,19 @@ def propagate(
         first run the rest of the network from its activation (`network.plan`, with `feeds`).
     read: (signal (T, N, ...), its form, activation (N, ...)) -> anything; called once per layer. Without it, the sum
         of the layer's relevance over positions, (N, T, K).
+    given: what rules find in `Call.given`.
     """
     with torch.inference_mode(False), torch.no_grad(), matrix_precision(network.precision, images.device):
-        values, kept, pullbacks = _forward(network, route, images)
+        values, kept, pullbacks = _forward(network, route, images, given or {})
         start = values[route.start]
         signals = _start(route, start, targets(start), seed, pullbacks)
         found = _backward(route, signals, pullbacks, kept, layers, values, read)
     return start, values, found
 
 
-def _forward(network: Network, route: Route, images: Tensor) -> tuple[Values, Values, dict[fx.Node, Pullback]]:
+def _forward(
+    network: Network, route: Route, images: Tensor, given: Mapping[fx.Node, Tensor]
+) -> tuple[Values, Values, dict[fx.Node, Pullback]]:
     """Make all values; keep those that a change of form needs, and the way back through each operation."""
     mixed = {
         source
@@ -127,7 +131,7 @@ def _forward(network: Network, route: Route, images: Tensor) -> tuple[Values, Va
     for step in route.plan.steps:
         node = step.node
         if node in route.rules:
-            call = Call(step, route.form[node], route.receivers[node], network)
+            call = Call(step, route.form[node], route.receivers[node], network, given)
             values[node], pullbacks[node] = route.rules[node].forward(call, values)
         else:
             values[node] = evaluate(step, values, network.weights)
