@@ -1,6 +1,6 @@
-"""The z+ rule as a textbook has it: relevance R carried at every tensor, nothing fused, nothing gated.
+"""Relevance propagation as a textbook has it: R carried at every tensor, nothing fused, nothing gated.
 
-The oracle for ``fastcam.relevance_cam``. It shares no code and no idea with it: the network is walked by
+The oracle for ``fastcam.relevance_cam`` and ``fastcam.lrp.relevance``. It shares no code and no idea with it: the network is walked by
 ``torch.fx`` (not ``torch.export``), each value is kept, and R goes back from node to node. For a node whose
 output j is a sum over inputs i, the contributions z_ij are written down as a dense matrix and
 
@@ -13,6 +13,8 @@ output j is a sum over inputs i, the contributions z_ij are written down as a de
     batch norm, activation        R passes; none where the input is exactly 0
     product with a gate           the gate is held fixed, R passes to the other operand
     concatenation, slices, views  R goes where the value came from
+
+That is the z+ rule of the layers; ``tests.shares`` has the others, which stand in its place by ``rules``.
 
 The dense matrix is the operation applied to unit inputs. ``dense=False`` has the same rule for convolutions
 with two convolutions in place of the matrix, for networks whose matrices would not fit; a test holds it
@@ -30,6 +32,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.fx.node import Node, map_arg
+
+from tests.shares import Map, Rules, Share, away_from_zero, quotient
 
 ACTIVATIONS = {
     "ReLU", "ReLU6", "LeakyReLU", "SiLU", "Hardswish", "Sigmoid", "Hardsigmoid", "Tanh",
@@ -107,8 +111,13 @@ def propagate(
     *,
     seed: Callable[[Tensor, Tensor], Tensor] = clrp_seed,
     dense: bool = True,
+    rules: Rules | None = None,
+    pixel_range: tuple[Any, Any] = (0.0, 0.0),
 ) -> Propagation:
-    """``model`` forward on ``images`` (float64), R back from ``seed(logits, targets)``; targets (N, T)."""
+    """``model`` forward on ``images`` (float64), R back from ``seed(logits, targets)``; targets (N, T).
+
+    pixel_range: what the images' pixels lie between, for rules that ask; numbers or (C, 1, 1).
+    """
     tracer = _Tracer()
     graph = tracer.trace(model)
     _undo_in_place(graph, dict(model.named_modules()))
@@ -118,7 +127,14 @@ def propagate(
     output = next(node for node in graph.nodes if node.op == "output")
     logits_node = output.args[0]
     logits = tape.values[logits_node]
-    walk = _Backward(tape, dense=dense)
+    walk: _Backward = _Backward(tape, dense=dense)
+    if rules is not None:
+        ends = []
+        for end in pixel_range:
+            ends.append(_Recorder(fx.GraphModule(model, graph)))
+            with torch.no_grad():
+                ends[-1].run(torch.zeros_like(images) + torch.as_tensor(end, dtype=torch.float64))
+        walk = _ByRules(tape, rules, (ends[0].values, ends[1].values))
     with torch.no_grad():
         walk.run(graph, logits_node, seed(logits, targets))
 
@@ -130,7 +146,7 @@ def propagate(
     layers = {
         name: [layer(node) for node in nodes]
         for name, nodes in tracer.returned.items()
-        if all(isinstance(tape.values[node], Tensor) for node in nodes)
+        if all(isinstance(tape.values[node], Tensor) and not walk.folds(node) for node in nodes)
     }
     return Propagation(logits, layers, layer(next(node for node in graph.nodes if node.op == "placeholder")))
 
@@ -205,6 +221,10 @@ class _Backward:
             if node in self.relevance and node.op not in {"placeholder", "get_attr"}:
                 for source, r in self.rule(node, self.relevance[node]):
                     self.send(source, r)
+
+    def folds(self, layer: Node) -> bool:
+        """Whether a layer is one with the batch norm behind it: its own output is nobody's value then."""
+        return False
 
     def send(self, node: Node, r: Any) -> None:
         if isinstance(self.tape.values[node], tuple | list):
@@ -338,9 +358,72 @@ class _Backward:
         return [(source, gather(places[source])) for source in sources]
 
 
-def quotient(a: Tensor, b: Tensor) -> Tensor:
-    """a / b, 0 where b is 0."""
-    return torch.where(b == 0, 0.0, a / torch.where(b == 0, 1.0, b))
+class _ByRules(_Backward):
+    """R from node to node, by the shares of ``rules`` through layers and batch norms."""
+
+    def __init__(self, tape: _Recorder, rules: Rules, ends: tuple[dict[Node, Any], dict[Node, Any]]) -> None:
+        super().__init__(tape, dense=True)
+        self.rules, self.ends = rules, ends
+
+    def rule(self, node: Node, r: Any) -> list[tuple[Node, Any]]:
+        kind, values = self.tape.kind(node), self.tape.values
+        if kind in {"Conv2d", "Linear"}:
+            return [(node.args[0], self.through_layer(node, r))]
+        if kind == "BatchNorm2d" and self.folds(node.args[0]):
+            return [(node.args[0], r)]
+        if kind == "BatchNorm2d" and self.rules.norm is not None:
+            scale, _ = scale_and_shift(self.tape.modules[str(node.target)])
+            z = scale[:, None, None] * values[node.args[0]]
+            return [(node.args[0], z / away_from_zero(values[node], self.rules.norm) * r)]
+        return super().rule(node, r)
+
+    def folds(self, layer: Node) -> bool:
+        readers = list(layer.users)
+        return self.rules.folds and self.tape.kind(layer) == "Conv2d" and [self.tape.kind(n) for n in readers] == ["BatchNorm2d"]
+
+    def share(self, node: Node) -> Share:
+        rules, before = self.rules, {node}
+        behind = {node}
+        for other in node.graph.nodes:
+            if behind & set(other.all_input_nodes):
+                behind.add(other)
+        for other in reversed(node.graph.nodes):
+            if before & set(other.users):
+                before.add(other)
+        if rules.first is not None and not any(self.is_layer(n) for n in before - {node}):
+            return rules.first
+        if rules.classifier is not None and not any(self.is_layer(n) for n in behind - {node}):
+            return rules.classifier
+        return rules.linear if self.tape.kind(node) == "Linear" else rules.convolution
+
+    def is_layer(self, node: Node) -> bool:
+        return self.tape.kind(node) in {"Conv2d", "Linear"}
+
+    def through_layer(self, node: Node, r: Tensor) -> Tensor:
+        module, x = self.tape.modules[str(node.target)], self.tape.values[node.args[0]]
+        operation, weight = without_bias(module), module.weight
+        bias = torch.zeros(len(weight)).double() if module.bias is None else module.bias
+        if self.folds(node):
+            (norm,) = node.users
+            scale, shift = scale_and_shift(self.tape.modules[str(norm.target)])
+            weight, bias = weight * scale[:, None, None, None], bias * scale + shift
+        w, wired = (matrix(lambda e, v=v: operation(e, v), x.shape[1:]) for v in (weight, torch.ones_like(weight)))
+        positions = w.shape[1] // len(weight)
+        lowest, highest = (end[node.args[0]].flatten(1) for end in self.ends)
+        low, high = torch.minimum(lowest, highest), torch.maximum(lowest, highest)
+        share = self.share(node)
+        result = torch.zeros(r.shape[0], *x.shape, dtype=torch.float64)
+        for n, row in enumerate(x.flatten(1)):
+            fractions = share(Map(row, w, bias.repeat_interleave(positions), wired, low[n], high[n]))
+            result[:, n] = (r[:, n].flatten(1) @ fractions.T).view(-1, *x.shape[1:])
+        return result
+
+
+def scale_and_shift(norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """A batch norm as y = s x + t, per channel."""
+    assert isinstance(norm, nn.BatchNorm2d)
+    scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+    return scale, norm.bias - norm.running_mean * scale
 
 
 def matrix(operation: Callable[[Tensor], Tensor], shape: torch.Size) -> Tensor:

@@ -111,7 +111,8 @@ def _tensors(step: Step, graph: Graph) -> tuple[fx.Node, ...]:
     return tuple(sources)
 
 
-def _first(step: Step, graph: Graph) -> tuple[fx.Node, ...]:
+def first_tensor(step: Step, graph: Graph) -> tuple[fx.Node, ...]:
+    """Receivers: the first operand that is a tensor and no weight."""
     return _tensors(step, graph)[:1]
 
 
@@ -188,10 +189,10 @@ def _sum_to(signal: Tensor, size: torch.Size) -> Tensor:
 
 
 _MOVEMENT = Rule(_tensors, unchanged, movement)
-_SHARE = Rule(_first, always_g, share)
+_SHARE = Rule(first_tensor, always_g, share)
 _ADDITION = Rule(_tensors, always_g, addition)
-_ACTIVATION = Rule(_first, unchanged, activation)
-_PASSING = Rule(_first, always_r, passing)
+_ACTIVATION = Rule(first_tensor, unchanged, activation)
+_PASSING = Rule(first_tensor, always_r, passing)
 _GATED = Rule(_not_the_gate, unchanged, gated)
 
 _RULES: dict[Any, Rule] = {

@@ -4,7 +4,7 @@ Which rule each operation takes is a `RuleSet` (`fastcam.lrp.rule` tells how to 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, fx
@@ -21,6 +21,7 @@ from fastcam.ops.seeds import FUSED_SEEDS, SEEDS
 Targets = Callable[[Tensor], Tensor]
 Seed = str | Callable[[Tensor, Tensor], Tensor]
 Read = Callable[[Tensor, Form, Tensor], Tensor]
+Lost = dict[fx.Node, Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +94,7 @@ def propagate(
     targets: Targets,
     seed: Seed,
     read: Read | None = None,
+    lost: Lost | None = None,
     given: Mapping[fx.Node, Tensor] | None = None,
 ) -> tuple[Tensor, Values, list[Tensor]]:
     """Run forward and back; return the start's value, the layers' activations, and what `read` makes of each layer.
@@ -105,30 +107,34 @@ def propagate(
         first run the rest of the network from its activation (`network.plan`, with `feeds`).
     read: (signal (T, N, ...), its form, activation (N, ...)) -> anything; called once per layer. Without it, the sum
         of the layer's relevance over positions, (N, T, K).
+    lost: if given, told for each node on the way the relevance that came to it minus what it sent on, (N, T). To know
+        that, every value on the way is kept, and nothing is fused.
     given: what rules find in `Call.given`.
     """
     with torch.inference_mode(False), torch.no_grad(), matrix_precision(network.precision, images.device):
-        values, kept, pullbacks = _forward(network, route, images, given or {})
+        values, kept, pullbacks = _forward(network, route, images, given or {}, keep_all=lost is not None)
         start = values[route.start]
-        signals = _start(route, start, targets(start), seed, pullbacks)
-        found = _backward(route, signals, pullbacks, kept, layers, values, read)
+        signals = _start(route, start, targets(start), seed, pullbacks, fused=lost is None)
+        found = _backward(route, signals, pullbacks, kept, layers, values, read, lost)
     return start, values, found
 
 
 def _forward(
-    network: Network, route: Route, images: Tensor, given: Mapping[fx.Node, Tensor]
+    network: Network, route: Route, images: Tensor, given: Mapping[fx.Node, Tensor], *, keep_all: bool
 ) -> tuple[Values, Values, dict[fx.Node, Pullback]]:
     """Make all values; keep those that a change of form needs, and the way back through each operation."""
     mixed = {
         source
         for node, sources in route.receivers.items()
         for source in sources
-        if route.sent(node) is not route.form[source]
+        if keep_all or route.sent(node) is not route.form[source]
     }
+    mixed |= {route.start} if keep_all else set()
     values: Values = {network.graph.images: network.prepare(images)}
     kept: Values = {node: value for node, value in values.items() if node in mixed}
     pullbacks: dict[fx.Node, Pullback] = {}
-    for step in route.plan.steps:
+    for planned in route.plan.steps:
+        step = replace(planned, overwrites=None) if keep_all else planned
         node = step.node
         if node in route.rules:
             call = Call(step, route.form[node], route.receivers[node], network, given)
@@ -143,13 +149,14 @@ def _forward(
 
 
 def _start(
-    route: Route, value: Tensor, targets: Tensor, seed: Seed, pullbacks: dict[fx.Node, Pullback]
+    route: Route, value: Tensor, targets: Tensor, seed: Seed, pullbacks: dict[fx.Node, Pullback], *, fused: bool
 ) -> dict[fx.Node, Signal]:
     """The first signal: at the start, or right behind it where a linear layer makes it."""
     node = route.start
     wide = value.to(torch.promote_types(value.dtype, torch.float32))
     last = pullbacks.get(node)
-    if seed in FUSED_SEEDS and isinstance(last, Spread) and route.form[route.receivers[node][0]] is Form.G:
+    fused = fused and seed in FUSED_SEEDS
+    if fused and isinstance(last, Spread) and route.form[route.receivers[node][0]] is Form.G:
         assert isinstance(seed, str)
         del pullbacks[node]
         return {route.receivers[node][0]: last.from_seed(wide, targets, seed)}
@@ -165,6 +172,7 @@ def _backward(
     layers: Sequence[fx.Node],
     values: Values,
     read: Read | None,
+    lost: Lost | None,
 ) -> list[Tensor]:
     found: dict[fx.Node, Tensor] = {}
     take = read or _channel_sums
@@ -178,7 +186,7 @@ def _backward(
         if node not in pullbacks:
             continue
         pullback = pullbacks.pop(node)
-        if isinstance(pullback, WayBack) and route.sent(node) is Form.G is route.form[route.receivers[node][0]]:
+        if lost is None and isinstance(pullback, WayBack) and route.sent(node) is Form.G is _receiving(route, node):
             (source,) = route.receivers[node]
             waiting = signals.pop(source, None)
             others = None if waiting is None else waiting.tensor
@@ -188,6 +196,10 @@ def _backward(
                 (signals[source],) = pullback(signal.tensor, others)
             continue
         sent = pullback(signal.tensor)
+        if lost is not None:
+            parts = zip(sent, route.receivers[node], strict=True)
+            came = _total(signal.tensor, route.form[node], kept[node])
+            lost[node] = came - sum(_total(s.tensor, route.sent(node), kept[source]) for s, source in parts)
         for source, part in zip(route.receivers[node], sent, strict=True):
             if route.sent(node) is not route.form[source]:
                 part = Signal(part.tensor * kept[source], fresh=True)
@@ -197,6 +209,19 @@ def _backward(
         if node in signals:
             found[node] = take(signals[node].tensor, route.form[node], values[node])
     return [found[layer] for layer in layers]
+
+
+def _receiving(route: Route, node: fx.Node) -> Form:
+    """The form in which the signal of the only receiver is added up."""
+    (source,) = route.receivers[node]
+    return route.form[source]
+
+
+def _total(signal: Tensor, form: Form, activation: Tensor) -> Tensor:
+    """The sum of a signal's relevance: (T, N, ...) -> (N, T)."""
+    relevance = signal if form is Form.R else signal * activation
+    wide = torch.promote_types(relevance.dtype, torch.float32)
+    return relevance.flatten(2).sum(dim=2, dtype=wide).transpose(0, 1)
 
 
 def _channel_sums(signal: Tensor, form: Form, activation: Tensor) -> Tensor:

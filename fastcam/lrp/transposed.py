@@ -1,14 +1,17 @@
 """Ways back through convolutions and linear layers: transposed products of gated signals."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from fastcam import ops
-from fastcam.lrp.rule import Signal
+from fastcam.lrp.rule import Pullback, Signal
+from fastcam.network.units import Unit
+from fastcam.ops.gate import signal_dtype
 
 
 @runtime_checkable
@@ -111,13 +114,47 @@ class Chain:
         return torch.stack([sums, *(part.channel_sums(signal, x) for part in rest)]).sum(dim=0)
 
 
-def spread_sum(parts: tuple[Spread, ...]) -> Callable[[Tensor], list[Signal]]:
-    """The sum of several ways back through one linear layer."""
+def product(unit: Unit, x: Tensor, weight: Tensor) -> Tensor:
+    """The layer's map with other weights and no bias, in their dtype."""
+    operand = x.to(weight.dtype)
+    if unit.geometry is None:
+        return F.linear(operand, weight)
+    return F.conv2d(operand, weight, None, *unit.geometry.arguments)
+
+
+def signed_product(unit: Unit, x: Tensor, positive: Tensor, negative: Tensor | None) -> Tensor:
+    """conv(x+, positive) + conv(x-, negative); x >= 0 where `negative` is None."""
+    if negative is None:
+        return product(unit, x, positive)
+    return product(unit, x.clamp(min=0), positive) + product(unit, x.clamp(max=0), negative)
+
+
+def way_back(unit: Unit, gate: Tensor, x: Tensor, positive: Tensor, negative: Tensor | None) -> Transposed | Spread:
+    """G_x = transposed product of Q G with `positive`, and with `negative` where it is given and x < 0."""
+    kept = None if negative is None else x
+    if unit.geometry is None:
+        return Spread(gate, kept, positive, negative)
+    return Transposed(gate, kept, positive, negative, (x.shape[2], x.shape[3]), unit.geometry.arguments)
+
+
+def added(parts: Sequence[Transposed | Spread]) -> Pullback:
+    """The sum of several ways back through one layer."""
+    first, *rest = parts
+    if not rest:
+        return first
+    convolutions = tuple(part for part in parts if isinstance(part, Transposed))
+    if convolutions:
+        return Chain(convolutions)
 
     def pullback(signal: Tensor) -> list[Signal]:
-        first, *rest = (part(signal)[0].tensor for part in parts)
-        for more in rest:
-            first.add_(more)
-        return [Signal(first, fresh=True)]
+        (sent,) = first(signal)
+        for part in rest:
+            sent.tensor.add_(part(signal)[0].tensor)
+        return [sent]
 
     return pullback
+
+
+def gate_dtype(unit: Unit, x: Tensor) -> torch.dtype:
+    """The dtype of a layer's gate: linear layers' are at least float32, see `fastcam.ops.relevance_linear`."""
+    return torch.promote_types(x.dtype, torch.float32) if unit.geometry is None else signal_dtype(x.dtype)

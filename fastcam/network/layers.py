@@ -84,11 +84,11 @@ def _find(graph: Graph, model: nn.Module, layer: LayerName, used: set[fx.Node]) 
 def _default(graph: Graph, used: set[fx.Node]) -> Layer:
     for node in reversed(graph.nodes):
         if node in used and node is not graph.images and is_feature_map(node) and node.target not in _GLOBAL_POOLS:
-            return Layer(_label(graph, node), node)
+            return Layer(label(graph, node), node)
     raise ValueError("layer: the model has no tensor with channels at more than one position; it is no CNN")
 
 
-def _label(graph: Graph, node: fx.Node) -> str:
+def label(graph: Graph, node: fx.Node) -> str:
     """The name of a node: that of the outermost module that returned it, else the node's own."""
     names = [
         name if i == len(nodes) - 1 else f"{name}@{i}"

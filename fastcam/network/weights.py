@@ -81,6 +81,37 @@ class Weights:
             (unit.weight, _shift(unit), "negative"), lambda: self._signal(self._raw(unit.weight).clamp(max=0), unit)
         )
 
+    def changed(
+        self, unit: Unit, name: str, change: Callable[[Tensor], Tensor], *, parameter: float = 0.0, folded: bool = False
+    ) -> Tensor:
+        """The layer's weight, `folded` with its batch norm or its own, made into what a rule takes.
+
+        name: of the change; one tensor is kept for each, that of the last `parameter`.
+        """
+        key = (unit.weight, unit.norm if folded else None, _shift(unit), name)
+        known = self._made.get(key)
+        if known is None or cast("tuple[float, Tensor]", known)[0] != parameter:
+            weight = self._raw(unit.weight)
+            if folded and unit.norm is not None:
+                weight, _ = self._fold(unit.norm, weight.double(), None)
+            known = self._made[key] = (parameter, self._signal(change(weight), unit))
+        return cast("tuple[float, Tensor]", known)[1]
+
+    def folded(self, unit: Unit) -> Tensor:
+        """W' of `affine` for signals."""
+        if self.precision.forward.itemsize >= 4:
+            return self.affine(unit).weight
+        return self.changed(unit, "folded", lambda weight: weight, folded=True)
+
+    def scale(self, norm: fx.Node) -> Tensor:
+        """gamma / sigma of a batch norm, (K,), in at least float32."""
+
+        def make() -> Tensor:
+            wide = torch.promote_types(self.precision.signal, torch.float32)
+            return self._norm_scale(norm).to(wide)
+
+        return self._once((norm, "scale"), make)
+
     def are_finite(self) -> bool:
         """Whether no weight on the CPU is NaN or infinite."""
 
@@ -91,11 +122,17 @@ class Weights:
         return self._once(("finite",), look)
 
     def _fold(self, norm: fx.Node, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-        _, gamma, beta, mean, variance, _, _, eps, *_ = norm.args
+        _, _, beta, mean, *_ = norm.args
         one = weight.new_ones(weight.shape[0])
-        scale = self._double(gamma, one) * torch.rsqrt(self._double(variance, one) + float(str(eps)))
+        scale = self._norm_scale(norm)
         shift = (0.0 if bias is None else bias.double()) - self._double(mean, 0 * one)
         return weight * scale.view(-1, 1, 1, 1), shift * scale + self._double(beta, 0 * one)
+
+    def _norm_scale(self, norm: fx.Node) -> Tensor:
+        _, gamma, _, _, variance, _, _, eps, *_ = norm.args
+        assert isinstance(variance, fx.Node)
+        reciprocal = torch.rsqrt(self._raw(variance).double() + float(str(eps)))
+        return self._double(gamma, torch.ones_like(reciprocal)) * reciprocal
 
     def _double(self, node: object, absent: Tensor) -> Tensor:
         return self._raw(node).double() if isinstance(node, fx.Node) else absent
