@@ -6,6 +6,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, fx
 
+from fastcam.network.arguments import DeferredChecks
 from fastcam.network.network import Network
 from fastcam.network.plan import Values
 from fastcam.network.precision import matrix_precision
@@ -58,6 +59,8 @@ class Case:
     """The images of a call, the classes to explain, and one forward and backward pass for all methods.
 
     keep, leaves: what the call's methods together want kept and differentiated by.
+    checks: where methods leave checks of values, to be settled once for the call.
+    report: whether the caller wants to be told what was left out, where finding that out costs something.
     """
 
     def __init__(
@@ -68,9 +71,13 @@ class Case:
         *,
         keep: Iterable[fx.Node] = (),
         leaves: Iterable[fx.Node] = (),
+        checks: DeferredChecks,
+        report: bool = False,
     ) -> None:
         self.network = network
         self.images = images
+        self.checks = checks
+        self.report = report
         self._resolve = resolve
         self._targets: Tensor | None = None
         self._keep = tuple(keep)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fastcam.attribution.case import Case
 from fastcam.attribution.explanation import Explanation
-from fastcam.attribution.method import Evidence, Method, Weighted, Whole
+from fastcam.attribution.method import Evidence, LeftOut, Method, Weighted, Whole
 from fastcam.attribution.registry import METHODS
 from fastcam.attribution.render import render
 from fastcam.network.arguments import (
@@ -77,11 +77,11 @@ class Explainer:
     def __call__(self, images: Tensor, targets: Targets = None, *, return_info: bool = False) -> Result:
         """Explain images; see `fastcam.explain`."""
         with torch.inference_mode(False), torch.no_grad():
-            explained = self._explain(images, targets)
+            explained = self._explain(images, targets, report=return_info)
         results = {name: e if return_info else e.maps for name, e in explained.items()}
         return results if self._several_methods else next(iter(results.values()))
 
-    def _explain(self, images: Tensor, targets: Targets) -> dict[str, Explanation]:
+    def _explain(self, images: Tensor, targets: Targets, *, report: bool) -> dict[str, Explanation]:
         s, checks, several = self.settings, DeferredChecks(), [False]
 
         def resolve(logits: Tensor) -> Tensor:
@@ -97,7 +97,7 @@ class Explainer:
         leaves = [
             leaf for c, found in zip(self.chosen, layers, strict=True) for leaf in c.method.leaves(network, found)
         ]
-        case = Case(network, images, resolve, keep=keep, leaves=leaves)
+        case = Case(network, images, resolve, keep=keep, leaves=leaves, checks=checks, report=report)
         found = [c.method.find(case, at, c.options) for c, at in zip(self.chosen, layers, strict=True)]
         maps = [
             [self._map(c.method, part, images) for part in evidence.parts]
@@ -163,6 +163,15 @@ def _explanation(
         kept = tensors if several else [None if tensor is None else tensor.squeeze(1) for tensor in tensors]
         return kept if as_list else kept[0]
 
+    def told(found: Sequence[LeftOut]) -> Any:
+        per_layer = [
+            {name: amount if several else amount.squeeze(1) for name, amount in part.items()}
+            if isinstance(part, Mapping)
+            else part
+            for part in found
+        ]
+        return per_layer if as_list else per_layer[0]
+
     logits = evidence.logits.to(torch.promote_types(evidence.logits.dtype, torch.float32))
     return Explanation(
         maps=shaped(maps),
@@ -171,7 +180,7 @@ def _explanation(
         targets=evidence.targets if several else evidence.targets.squeeze(1),
         layer=names if as_list else (names or ["input"])[0],
         weights=shaped([part.weights if isinstance(part, Weighted) else None for part in evidence.parts]),
-        left_out={key: list(value) if as_list else value[0] for key, value in evidence.left_out.items()},
+        left_out={key: told(found) for key, found in evidence.left_out.items()},
     )
 
 

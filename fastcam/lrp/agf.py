@@ -23,6 +23,8 @@ Where the maximum of u or of M is not positive, u / max u and M / max M are 0. (
 from where R is 0; behind a ReLU that is nothing.)
 """
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor, fx
 
@@ -64,15 +66,20 @@ def score(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def gradients(
-    network: Network, images: Tensor, targets: Tensor, leaves: list[fx.Node]
+    network: Network, images: Tensor, resolve: Callable[[Tensor], Tensor], leaves: Sequence[fx.Node]
 ) -> tuple[Tensor, dict[fx.Node, Tensor]]:
-    """One forward pass, and a backward pass per target: logits (N, classes) and ds_t / dleaf (T, N, ...) by leaf."""
-    logits, values = network.forward(images, leaves, leaves=leaves)
+    """One forward pass, and a backward pass per target: logits (N, classes) and ds_t / dleaf (T, N, ...) by leaf.
+
+    resolve: logits -> targets (N, T).
+    """
+    wanted = tuple(dict.fromkeys(leaves))
+    logits, values = network.forward(images, wanted, leaves=wanted)
+    targets = resolve(logits.detach())
     with torch.inference_mode(False), torch.enable_grad(), matrix_precision(network.precision, images.device):
         scores = score(wide(logits), targets).sum(dim=0).unbind()
-        inputs = [values[leaf] for leaf in leaves]
-        found = [torch.autograd.grad(s, inputs, retain_graph=s is not scores[-1]) for s in scores]
-    return logits.detach(), {leaf: torch.stack(of) for leaf, of in zip(leaves, zip(*found, strict=True), strict=True)}
+        inputs, last = [values[leaf] for leaf in wanted], len(scores) - 1
+        found = [torch.autograd.grad(s, inputs, retain_graph=t < last) for t, s in enumerate(scores)]
+    return logits.detach(), {leaf: torch.stack(of) for leaf, of in zip(wanted, zip(*found, strict=True), strict=True)}
 
 
 def factorised(call: Call, values: Values) -> tuple[Tensor, Pullback]:
