@@ -11,7 +11,7 @@ from fastcam.attribution.method import Evidence, Method, Options, Whole
 from fastcam.attribution.propagation import check_first, first_rule, propagated, route_to
 from fastcam.lrp.agf import agf_rules, factorised_layers, gradients, last_input
 from fastcam.lrp.rap import rap_rules
-from fastcam.lrp.rsp import Sectional
+from fastcam.lrp.rsp import rsp_rules
 from fastcam.network.layers import Layer
 from fastcam.network.network import Network
 
@@ -22,7 +22,7 @@ def _rap(case: Case, layers: Sequence[Layer], options: Options) -> Evidence:
 
 
 def _rsp(case: Case, layers: Sequence[Layer], options: Options) -> Evidence:
-    rules, images = Sectional(first_rule(options)), [Layer("input", case.network.graph.images)]
+    rules, images = rsp_rules(first_rule(options)), [Layer("input", case.network.graph.images)]
     targets = case.targets
     found = [
         propagated(case, images, rules, _Sections(case.gradient(at.node)), targets=lambda _: targets, start=at.node)

@@ -20,7 +20,7 @@ share of its maximum, for all channels alike. F_x and F_dx: the factorisation of
     F = relu(V_positive - V_negative)           (1, hw), for all channels alike.
 
 Where the maximum of u or of M is not positive, u / max u and M / max M are 0. (The authors leave out of g what comes
-from where R is 0; behind a ReLU that is nothing.)
+from where R is 0; behind a ReLU that is nothing.) Additions and averages share by magnitude, as the layers do.
 """
 
 from collections.abc import Callable, Sequence
@@ -43,6 +43,7 @@ from fastcam.lrp.products import (
 )
 from fastcam.lrp.propagate import Route
 from fastcam.lrp.rule import Call, Pullback, Rule, Signal, always_r, layer_input
+from fastcam.lrp.sums import BY_MAGNITUDE, WithSums
 from fastcam.network.graph import Graph
 from fastcam.network.network import Network
 from fastcam.network.plan import Values, evaluate
@@ -126,9 +127,9 @@ def _factor(u: Tensor, guide: Tensor) -> Tensor:
 FACTORISED = Rule(layer_input, always_r, factorised)
 
 
-def agf_rules(first: Rule | None) -> Composite:
+def agf_rules(first: Rule | None) -> WithSums:
     """The rules of AGF; first: of the layers that read the images."""
-    return Composite(convolution=FACTORISED, linear=ABSOLUTE, first=first)
+    return WithSums(Composite(convolution=FACTORISED, linear=ABSOLUTE, first=first), BY_MAGNITUDE)
 
 
 def last_input(graph: Graph) -> fx.Node:

@@ -22,13 +22,13 @@ def movement(call: Call, values: Values) -> tuple[Any, Pullback]:
     These operations pick values, so their rule is their vector-Jacobian product, in either form; a max pool's
     goes to the winner (the first of equals).
     """
-    y, back = _linear(call, values)
+    y, back = linear(call, values)
     return y, lambda signal: [Signal(g) for g in back(signal)]
 
 
 def share(call: Call, values: Values) -> tuple[Tensor, Pullback]:
     """Average pooling, mean, sum: each input's share of the output is x / y, so G passes as a gradient would."""
-    y, back = _linear(call, values)
+    y, back = linear(call, values)
     return y, lambda signal: [Signal(g, fresh=True) for g in back(_as_g(signal, y, call.form))]
 
 
@@ -137,7 +137,7 @@ def _not_the_gate(step: Step, graph: Graph) -> tuple[fx.Node, ...]:
     return tensors
 
 
-def _linear(call: Call, values: Values) -> tuple[Any, Callable[[Tensor], list[Tensor]]]:
+def linear(call: Call, values: Values) -> tuple[Any, Callable[[Tensor], list[Tensor]]]:
     """Evaluate a step under autograd; return its value and its vector-Jacobian product."""
     leaves = {node: values[node].detach().requires_grad_() for node in call.receivers}
     with torch.enable_grad():

@@ -16,7 +16,8 @@ too much is taken back by a uniform shift of all units that are not 0: the layer
 matter little turn negative.
 
 The paper has x >= 0, behind a ReLU, where the activators are (x, W+) and the inhibitors (x, |W-|). For signed x the
-sign of a contribution decides, not that of the weight: (x+, W+) and (x-, W-) are the activators.
+sign of a contribution decides, not that of the weight: (x+, W+) and (x-, W-) are the activators. Additions and averages
+of signed values share by magnitude, as the last layer does (`fastcam.lrp.sums` tells why).
 """
 
 from torch import Tensor
@@ -35,6 +36,7 @@ from fastcam.lrp.products import (
     wide,
 )
 from fastcam.lrp.rule import Call, Pullback, Rule, Signal, always_r, layer_input
+from fastcam.lrp.sums import BY_MAGNITUDE, WithSums
 from fastcam.network.plan import Values, evaluate
 
 
@@ -68,6 +70,7 @@ def relative(call: Call, values: Values) -> tuple[Tensor, Pullback]:
 RELATIVE = Rule(layer_input, always_r, relative)
 
 
-def rap_rules(first: Rule | None) -> Composite:
+def rap_rules(first: Rule | None) -> WithSums:
     """The rules of RAP; first: of the layers that read the images."""
-    return Composite(convolution=RELATIVE, linear=RELATIVE, first=first, classifier=ABSOLUTE)
+    layers = Composite(convolution=RELATIVE, linear=RELATIVE, first=first, classifier=ABSOLUTE)
+    return WithSums(layers, BY_MAGNITUDE)

@@ -13,17 +13,13 @@ and a uniform shift of all units that are not 0, so that the layer's total is ke
 C+ - C- as it is.
 
 As in the authors' code, only the positive part of the inputs takes part (they stand behind a ReLU there), and a
-residual addition shares among the positive parts of its operands, equally where there are none.
+residual addition shares among the positive parts of its operands. Averages do so here too.
 """
 
-from dataclasses import dataclass, replace
-
-import torch
-from torch import Tensor, fx
+from torch import Tensor
 from torch.nn import functional as F
 
 from fastcam.lrp.composites import Composite
-from fastcam.lrp.operations import operation_rule
 from fastcam.lrp.products import (
     convolution_adjoint,
     convolution_weight_gradient,
@@ -35,8 +31,9 @@ from fastcam.lrp.products import (
     wide,
 )
 from fastcam.lrp.rule import Call, Pullback, Rule, Signal, always_r, layer_input
-from fastcam.network.graph import Graph, aten, shape
-from fastcam.network.plan import Step, Values, evaluate
+from fastcam.lrp.sums import BY_POSITIVE_PART, WithSums
+from fastcam.network.graph import shape
+from fastcam.network.plan import Values, evaluate
 from fastcam.network.units import Unit
 
 
@@ -81,49 +78,12 @@ def _redistributed(unit: Unit, x: Tensor, relevance: Tensor) -> Tensor:
     return sent.view(targets, *x.shape)
 
 
-def positive_addition(call: Call, values: Values) -> tuple[Tensor, Pullback]:
-    """y = a + b: R_a = a+ / (a+ + b+) R, R_b the rest; half each where neither is positive."""
-    y = evaluate(replace(call.step, overwrites=None), values, call.network.weights)
-    kept = kept_output(call, y)
-    a, b = (wide(values[node]).clamp(min=0) for node in call.receivers)
-    share = torch.where(a + b == 0, 0.5, a / torch.where(a + b == 0, 1, a + b))
-
-    def pullback(signal: Tensor) -> list[Signal]:
-        relevance = relevance_of(signal, kept)
-        first = relevance * share
-        return [Signal(first, fresh=True), Signal(relevance - first, fresh=True)]
-
-    return y, pullback
-
-
-def _operands(step: Step, _: Graph) -> tuple[fx.Node, ...]:
-    return tuple(step.node.all_input_nodes)
-
-
 SECTIONAL = Rule(layer_input, always_r, sectional)
-POSITIVE_ADDITION = Rule(_operands, always_r, positive_addition)
 
 
-@dataclass(frozen=True)
-class Sectional:
-    """The rules of RSP.
+def rsp_rules(first: Rule | None) -> WithSums:
+    """The rules of RSP; first: of the layers that read the images.
 
-    first: of the layers that read the images. Linear layers, of which there are none below a feature map of a CNN but
-    in its gates, take z+.
+    Linear layers, of which a CNN has none below a feature map but in its gates, take z+.
     """
-
-    first: Rule | None
-
-    def rule_for(self, step: Step, graph: Graph) -> Rule:
-        """The rule of a step. Raises ValueError, naming the operation and its module, where there is none."""
-        if step.unit is not None:
-            return Composite(convolution=SECTIONAL, first=self.first).rule_for(step, graph)
-        return POSITIVE_ADDITION if _is_residual(step.node, graph) else operation_rule(step, graph)
-
-
-def _is_residual(node: fx.Node, graph: Graph) -> bool:
-    """Whether a node adds two different feature maps of one shape."""
-    if node.target is not aten.add.Tensor or node.kwargs or len(node.args) != 2:
-        return False
-    operands = [source for source in node.all_input_nodes if source not in graph.weights]
-    return len(operands) == 2 and all(shape(source) == shape(node) for source in operands)
+    return WithSums(Composite(convolution=SECTIONAL, first=first), BY_POSITIVE_PART)
