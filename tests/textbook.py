@@ -379,7 +379,11 @@ class _ByRules(_Backward):
 
     def folds(self, layer: Node) -> bool:
         readers = list(layer.users)
-        return self.rules.folds and self.tape.kind(layer) == "Conv2d" and [self.tape.kind(n) for n in readers] == ["BatchNorm2d"]
+        return (
+            self.rules.folds
+            and self.tape.kind(layer) == "Conv2d"
+            and [self.tape.kind(n) for n in readers] == ["BatchNorm2d"]
+        )
 
     def share(self, node: Node) -> Share:
         rules, before = self.rules, {node}
