@@ -1,8 +1,8 @@
 """Relevance propagation as a textbook has it: R carried at every tensor, nothing fused, nothing gated.
 
-The oracle for ``fastcam.relevance_cam`` and ``fastcam.lrp.relevance``. It shares no code and no idea with it: the network is walked by
-``torch.fx`` (not ``torch.export``), each value is kept, and R goes back from node to node. For a node whose
-output j is a sum over inputs i, the contributions z_ij are written down as a dense matrix and
+The oracle for ``fastcam.relevance_cam`` and ``fastcam.lrp.relevance``. It shares no code and no idea with them: the
+network is walked by ``torch.fx`` (not ``torch.export``), each value is kept, and R goes back from node to node. For a
+node whose output j is a sum over inputs i, the contributions z_ij are written down as a dense matrix and
 
     R_i = sum_j z_ij / (sum_i z_ij) R_j,    0 where the denominator is 0       (Relevance-CAM, eq. 5)
 

@@ -127,8 +127,8 @@ class Constant:
         z = product(unit, torch.ones_like(x[:1]), shares)
         z = z.to(torch.promote_types(z.dtype, torch.float32))
         share = torch.where(z == 0, 0.0, z.reciprocal())
-        q = share.expand(y.shape) if call.form is Form.R else y * share
-        return y, way_back(unit, q.to(gate_dtype(unit, x)).contiguous(), x, shares, None)
+        q = torch.empty_like(y, dtype=gate_dtype(unit, x)).copy_(share if call.form is Form.R else y * share)
+        return y, way_back(unit, q, x, shares, None)
 
 
 def box(bounds: Bounds | None, *, folded: bool) -> Rule:

@@ -155,8 +155,8 @@ def _start(
     node = route.start
     wide = value.to(torch.promote_types(value.dtype, torch.float32))
     last = pullbacks.get(node)
-    fused = fused and seed in FUSED_SEEDS
-    if fused and isinstance(last, Spread) and route.form[route.receivers[node][0]] is Form.G:
+    fused = fused and isinstance(seed, str) and seed in FUSED_SEEDS
+    if fused and isinstance(last, Spread) and _receiving(route, node) is Form.G:
         assert isinstance(seed, str)
         del pullbacks[node]
         return {route.receivers[node][0]: last.from_seed(wide, targets, seed)}

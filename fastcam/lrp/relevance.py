@@ -42,8 +42,9 @@ class Relevance:
     seed: the sum of the relevance that the logits started with, (N,) or (N, T).
     total: the sum of the relevance at the layer, (N,) or (N, T); a list for a list of layers.
     lost: per operation, from the logits down, the relevance that came to it minus what it sent on, (N,) or (N, T): to
-        biases, dead units and denominators of 0 (or, below 0, gained). Named as `layer` takes names. What was lost on
-        the way to one layer, or to several of which none is above another, is seed - total.
+        biases, dead units and denominators of 0 (or, below 0, gained). Named as `layer` takes names: an operation by
+        the module that returned its result, a convolution with what is fused into it by the last of them. On the way
+        to one layer, seed = total + the sum of all that was lost.
     """
 
     relevance: Tensor | list[Tensor]
@@ -170,8 +171,8 @@ def check_pixels(route: Route, images: Tensor, checks: DeferredChecks) -> None:
         def explain(low: Tensor = low, high: Tensor = high) -> str:
             return (
                 f"images: values from {float(images.min()):.4g} to {float(images.max()):.4g} given, outside the "
-                f"pixel_range {_shown(low)} to {_shown(high)} of the first layer's z^B rule; pass pixel_range=(low, high) as your "
-                "images are normalised, or another first-layer rule (first='flat')"
+                f"pixel_range {_shown(low)} to {_shown(high)} of the first layer's z^B rule; pass pixel_range=(low, "
+                "high) as your images are normalised, or another first-layer rule (first='flat')"
             )
 
         checks.add(outside.any(), explain)

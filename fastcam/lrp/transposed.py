@@ -1,8 +1,8 @@
 """Ways back through convolutions and linear layers: transposed products of gated signals."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -14,19 +14,20 @@ from fastcam.network.units import Unit
 from fastcam.ops.gate import signal_dtype
 
 
-@runtime_checkable
-class WayBack(Protocol):
+class WayBack(ABC):
     """A pullback to one operand x, in form G, that takes along what the other readers of x have sent."""
 
+    @abstractmethod
     def __call__(self, signal: Tensor, others: Tensor | None = None) -> list[Signal]:
         """G_x (T, N, ...) for signals (T, N, ...); others: (T, N, ...), in form G, added to it."""
 
+    @abstractmethod
     def channel_sums(self, signal: Tensor, x: Tensor, others: Tensor | None = None) -> Tensor:
         """sum_xy x G_x (T, N, C)."""
 
 
 @dataclass(frozen=True, eq=False)
-class Transposed:
+class Transposed(WayBack):
     """The way back through a convolution: G_x = conv_transpose(Q G, W+), and what the other readers of x sent.
 
     W+ stands for whatever weights a rule takes; with `negative`, W+ where x > 0 and W- where x < 0.
@@ -93,7 +94,7 @@ class Spread:
 
 
 @dataclass(frozen=True, eq=False)
-class Chain:
+class Chain(WayBack):
     """The sum of several ways back through one convolution: each adds to what the one before it has found."""
 
     parts: tuple[Transposed, ...]
