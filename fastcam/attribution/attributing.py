@@ -10,6 +10,7 @@ from fastcam.attribution.case import Case
 from fastcam.attribution.method import Evidence, Method, Options, Whole
 from fastcam.attribution.propagation import check_first, first_rule, propagated, route_to
 from fastcam.lrp.agf import agf_rules, factorised_layers, gradients, last_input
+from fastcam.lrp.products import wide
 from fastcam.lrp.rap import rap_rules
 from fastcam.lrp.rsp import rsp_rules
 from fastcam.network.layers import Layer
@@ -52,14 +53,15 @@ class _Sections:
 def _agf(case: Case, layers: Sequence[Layer], options: Options) -> Evidence:
     start, rules = last_input(case.network.graph), agf_rules(first_rule(options))
     leaves = [start, *factorised_layers(route_to(case, layers, rules, start=start))]
-    logits, g = gradients(case.network, case.images, case.resolve, leaves)
-    targets = case.resolve(logits)
+    g = gradients(case.network, case.images, case.resolve, leaves)
+    targets = case.resolve(g.logits)
 
     def seed(x: Tensor, _: Tensor) -> Tensor:
-        return x.unsqueeze(1) * g[start].transpose(0, 1)
+        of_start = wide(g.by_leaf[start]) * g.scale.view(*g.scale.shape, *[1] * (x.dim() - 1))
+        return x.unsqueeze(1) * of_start.transpose(0, 1)
 
-    found = propagated(case, layers, rules, seed, targets=lambda _: targets, start=start, given=g)
-    return Evidence(logits, targets, [Whole(r) for r in found.maps], found.left_out())
+    found = propagated(case, layers, rules, seed, targets=lambda _: targets, start=start, given=g.by_leaf)
+    return Evidence(g.logits, targets, [Whole(r) for r in found.maps], found.left_out())
 
 
 def _layers(network: Network, layers: Sequence[Layer]) -> tuple[fx.Node, ...]:

@@ -23,7 +23,8 @@ Where the maximum of u or of M is not positive, u / max u and M / max M are 0. (
 from where R is 0; behind a ReLU that is nothing.) Additions and averages share by magnitude, as the layers do.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx
@@ -66,25 +67,39 @@ def score(logits: Tensor, targets: Tensor) -> Tensor:
     return near.softmax(dim=2).gather(2, targets.unsqueeze(2)).squeeze(2)
 
 
+@dataclass(frozen=True, eq=False)
+class Gradients:
+    """ds_t / dleaf (T, N, ...) by leaf, divided by `scale` (T, N), the largest magnitude of ds_t / dy.
+
+    M and F are the same for a multiple of g; and without it gradients could be too small for 16 bits.
+    """
+
+    logits: Tensor
+    scale: Tensor
+    by_leaf: Mapping[fx.Node, Tensor]
+
+
 def gradients(
     network: Network, images: Tensor, resolve: Callable[[Tensor], Tensor], leaves: Sequence[fx.Node]
-) -> tuple[Tensor, dict[fx.Node, Tensor]]:
-    """One forward pass, and a backward pass per target: logits (N, classes) and ds_t / dleaf (T, N, ...) by leaf.
-
-    resolve: logits -> targets (N, T).
-    """
+) -> Gradients:
+    """One forward pass, and a backward pass per target; resolve: logits (N, classes) -> targets (N, T)."""
     wanted = tuple(dict.fromkeys(leaves))
     logits, values = network.forward(images, wanted, leaves=wanted)
     targets = resolve(logits.detach())
     with torch.inference_mode(False), torch.enable_grad(), matrix_precision(network.precision, images.device):
-        scores = score(wide(logits), targets).sum(dim=0).unbind()
-        inputs, last = [values[leaf] for leaf in wanted], len(scores) - 1
-        found = [torch.autograd.grad(s, inputs, retain_graph=t < last) for t, s in enumerate(scores)]
-    return logits.detach(), {leaf: torch.stack(of) for leaf, of in zip(wanted, zip(*found, strict=True), strict=True)}
+        y = wide(logits.detach()).requires_grad_()
+        scores = score(y, targets).sum(dim=0).unbind()
+        slopes = torch.stack([torch.autograd.grad(s, y, retain_graph=True)[0] for s in scores])
+        scale = slopes.abs().amax(dim=2, keepdim=True)
+        seeds = (slopes / torch.where(scale > 0, scale, 1)).to(logits.dtype)
+        inputs, last = [values[leaf] for leaf in wanted], len(seeds) - 1
+        found = [torch.autograd.grad(logits, inputs, seed, retain_graph=t < last) for t, seed in enumerate(seeds)]
+    by_leaf = {leaf: torch.stack(of) for leaf, of in zip(wanted, zip(*found, strict=True), strict=True)}
+    return Gradients(logits.detach(), scale.squeeze(2), by_leaf)
 
 
 def factorised(call: Call, values: Values) -> tuple[Tensor, Pullback]:
-    """A convolution; `call.given` holds ds / d(its result), (T, N, K, h, w), by the convolution's node."""
+    """A convolution; `call.given` holds a multiple of ds / d(its result), (T, N, K, h, w), by its node."""
     unit = layer_unit(call)
     y = evaluate(call.step, values, call.network.weights)
     kept = kept_output(call, y)
