@@ -230,3 +230,23 @@ def test_composites_are_values() -> None:
     one, same, other = (composite("epsilon_gamma_box", gamma=g, pixel_range=(-5, 5)) for g in (0.5, 0.5, 0.6))
     assert find_route(network, nodes, one) is find_route(network, nodes, same)
     assert find_route(network, nodes, one) is not find_route(network, nodes, other)
+
+
+@pytest.mark.parametrize("first", ["w2", "flat", "zB", "z+"])
+def test_a_dead_filter_of_the_first_layer_sends_nothing(first: str) -> None:
+    model = nn.Sequential(conv(3, 4, bias=True), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)).double()
+    with torch.no_grad():
+        model[0].weight[1] = 0
+        model[0].bias.fill_(0.5)
+        model[3].weight.view(3, 4, 16)[:, [0, 2, 3]] = 0  # the dead filter alone is heard
+    found = fastcam.lrp.relevance(
+        model,
+        torch.rand(1, 3, 4, 4).double(),
+        0,
+        "input",
+        first=first,
+        **({"pixel_range": (0, 1)} if first == "zB" else {}),
+    )
+    assert found.isfinite().all()
+    # Flat asks for no weights: what is relevant is spread all the same.
+    assert bool((found != 0).any()) is (first == "flat")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 
 import fastcam
-from fastcam.lrp.composites import Composite
+from fastcam.lrp.composites import Composite, composite
 from fastcam.lrp.propagate import Seed, find_route, propagate
 from fastcam.lrp.rule import Call, Form, Pullback, Rule, Signal
 from fastcam.network.cache import network_for
@@ -163,3 +163,17 @@ def test_no_rule_is_told_with_node_and_module() -> None:
 
     with pytest.raises(ValueError, match=r"no rule for the way back through aten.layer_norm.* module 'norm'"):
         fastcam.lrp.relevance(Norm(), torch.rand(1, 3, 6, 6), 0, "conv")
+
+
+@pytest.mark.parametrize("rule", ["epsilon", "gamma", "alpha_beta", "epsilon_gamma_box"])
+@pytest.mark.parametrize("name", ["residual_downsample", "signed_inputs"])
+def test_sums_over_positions_are_those_of_the_relevance(name: str, rule: str) -> None:
+    # Where the way ends at a layer, its sums are found without its relevance.
+    network, images, targets = captured(name)
+    for node in (network.graph.images, find_layers(network.graph, ZOO[name].model(), None)[0].node):
+        route = find_route(network, [node], composite(rule, first="z+"))
+        (whole,), (sums,) = (
+            propagate(network, route, images, [node], lambda _: targets, "one_hot", reader)[2]
+            for reader in (read, None)
+        )
+        near(sums, whole.sum((3, 4)))

@@ -178,6 +178,16 @@ def test_what_is_lost_is_what_does_not_arrive(name: str, rule: str) -> None:
     assert ((found.seed - lost.sum(0) - found.total[0]).abs() <= 1e-12 * size).all()
 
 
+def test_additions_lose_nothing() -> None:
+    # Neither operand may be overwritten by the sum, nor the sum by its ReLU, before they are counted.
+    model, images, targets = exhibit("residual_downsample")
+    found = fastcam.lrp.relevance(model, images, targets, "stem", rule="epsilon", return_info=True)
+    sums = {name: lost for name, lost in found.lost.items() if name.startswith("add")}
+    assert len(sums) == 2
+    for name, lost in sums.items():
+        assert (lost.abs() <= 1e-12 * found.seed.abs()).all(), name
+
+
 def test_names_of_the_report_are_layers() -> None:
     model, images, targets = exhibit("residual_downsample")
     found = fastcam.lrp.relevance(model, images, targets, "stem", return_info=True)
