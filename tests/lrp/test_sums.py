@@ -14,6 +14,7 @@ from fastcam.lrp.rule import Form, RuleSet
 from fastcam.network.cache import network_for
 from fastcam.network.graph import aten
 from fastcam.network.layers import find_layers
+from tests.zoo import ZOO
 
 STARTS = {"sum": aten.add.Tensor, "pool": aten.avg_pool2d.default}
 BY_MAGNITUDE = {"rap": rap_rules(None), "agf": agf_rules(None)}
@@ -86,3 +87,30 @@ def test_an_average_by_magnitude(name: str) -> None:
 def test_an_average_by_positive_part() -> None:
     a, b = relevance(rsp_rules(None), "pool", AVERAGED)
     torch.testing.assert_close(a + b, torch.tensor([[[8.0, 0.0]], [[0.0, -4.0]]]).double(), rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("factor", [2.0**-40, 2.0**24], ids=["small", "large"])
+@pytest.mark.parametrize("name", ["residual_downsample", "linear_bottleneck"])
+def test_signals_leave_the_range_of_float16(name: str, factor: float) -> None:
+    # The z+ rule is linear in its seed, and a power of two rounds nothing: max pools and averages of float16 values
+    # must not put what passes them into float16.
+    exhibit = ZOO[name]
+    model, images = exhibit.model(torch.float32), exhibit.images(dtype=torch.float32)
+    network = network_for(model, images, precision="float16")
+    nodes = [network.graph.images]
+    route = find_route(network, nodes)
+    targets = torch.zeros(2, 1, dtype=torch.long)
+
+    def maps(scale: float) -> Tensor:
+        def seed(logits: Tensor, _: Tensor) -> Tensor:
+            return torch.full_like(logits, scale).unsqueeze(1)
+
+        def read(signal: Tensor, form: Form, activation: Tensor) -> Tensor:
+            wide = signal.double()
+            return wide if form is Form.R else wide * activation
+
+        return propagate(network, route, images, nodes, lambda _: targets, seed, read)[2][0]
+
+    expected = maps(1.0)
+    assert expected.abs().max() > 1e-4
+    torch.testing.assert_close(maps(factor) / factor, expected, rtol=1e-6, atol=1e-9)

@@ -23,7 +23,8 @@ def agf(
 
     R starts at the last layer's input as x ds/dx, with s = softmax(y_t exp(-((y - y_t) / sigma)^2 / 2))_t. Each
     convolution shares it by |x| |w| and adds, centred, what its inputs, their gradients and their factorisation into
-    two clusters of positions tell; `fastcam.lrp.agf` has the formulas.
+    two clusters of positions tell; `fastcam.lrp.agf` has the formulas. The clusters are told by the signs of sums that
+    may nearly cancel: where precision="bfloat16" turns some, the map is another one.
 
     Args:
         model, images, targets, common: see `fastcam.explain`.
