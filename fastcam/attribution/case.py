@@ -6,6 +6,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, fx
 
+from fastcam.network.arguments import DeferredChecks
 from fastcam.network.layers import Layer
 from fastcam.network.network import Network
 from fastcam.network.plan import Operations, Values
@@ -66,8 +67,10 @@ def _stack(gradients: tuple[Tensor, ...]) -> Tensor:
 class Case:
     """The images of a call, the classes to explain, and one forward and backward pass for all methods.
 
-    keep, leaves: what the call's methods together want kept and differentiated by. at_size: captures the model for
-        images of another size.
+    at_size: captures the model for images of another size.
+    keep, leaves: what the call's methods together want kept and differentiated by.
+    checks: where methods leave checks of values, to be settled once for the call.
+    report: whether the caller wants to be told what was left out, where finding that out costs something.
     """
 
     def __init__(
@@ -79,10 +82,14 @@ class Case:
         *,
         keep: Iterable[fx.Node] = (),
         leaves: Iterable[fx.Node] = (),
+        checks: DeferredChecks,
+        report: bool = False,
     ) -> None:
         self.network = network
         self.images = images
         self.at_size = at_size
+        self.checks = checks
+        self.report = report
         self._resolve = resolve
         self._targets: Tensor | None = None
         self._keep = tuple(keep)

@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 
 from fastcam.attribution.case import Case, Resolve
 from fastcam.attribution.explanation import Explanation
-from fastcam.attribution.method import Evidence, Method, Weighted, Whole
+from fastcam.attribution.method import Evidence, LeftOut, Method, Weighted, Whole
 from fastcam.attribution.registry import METHODS
 from fastcam.attribution.render import render
 from fastcam.network.arguments import (
@@ -77,11 +77,11 @@ class Explainer:
     def __call__(self, images: Tensor, targets: Targets = None, *, return_info: bool = False) -> Result:
         """Explain images; see `fastcam.explain`."""
         with torch.inference_mode(False), torch.no_grad():
-            explained = self._explain(images, targets)
+            explained = self._explain(images, targets, report=return_info)
         results = {name: e if return_info else e.maps for name, e in explained.items()}
         return results if self._several_methods else next(iter(results.values()))
 
-    def _explain(self, images: Tensor, targets: Targets) -> dict[str, Explanation]:
+    def _explain(self, images: Tensor, targets: Targets, *, report: bool) -> dict[str, Explanation]:
         s, checks, several = self.settings, DeferredChecks(), [False]
 
         def resolve(logits: Tensor) -> Tensor:
@@ -92,7 +92,7 @@ class Explainer:
         images = check_images(images, checks)
         resolve_size(s.size, images, (1, 1))
         network = network_for(self.model, images, precision=s.precision, output=s.output)
-        found = self.find(network, images, resolve)
+        found = self.find(network, images, resolve, checks, report=report)
         maps = [
             [self.map(c.method, part, images) for part in evidence.parts]
             for c, (evidence, _) in zip(self.chosen, found, strict=True)
@@ -109,12 +109,14 @@ class Explainer:
             for c, (evidence, at), of_method in zip(self.chosen, found, maps, strict=True)
         }
 
-    def find(self, network: Network, images: Tensor, resolve: Resolve) -> list[tuple[Evidence, list[Layer]]]:
+    def find(
+        self, network: Network, images: Tensor, resolve: Resolve, checks: DeferredChecks, *, report: bool = False
+    ) -> list[tuple[Evidence, list[Layer]]]:
         """What each method finds, and at which layers, from passes that they share."""
         layers = [self._layers(network, chosen.method) for chosen in self.chosen]
         keep = {layer.node for at in layers for layer in at} - {network.graph.images}
         leaves = [leaf for c, at in zip(self.chosen, layers, strict=True) for leaf in c.method.leaves(network, at)]
-        case = Case(network, images, resolve, self._at_size, keep=keep, leaves=leaves)
+        case = Case(network, images, resolve, self._at_size, keep=keep, leaves=leaves, checks=checks, report=report)
         return [(c.method.find(case, at, c.options), at) for c, at in zip(self.chosen, layers, strict=True)]
 
     def _layers(self, network: Network, method: Method) -> list[Layer]:
@@ -173,6 +175,15 @@ def explanation(
         kept = tensors if several else [None if tensor is None else tensor.squeeze(1) for tensor in tensors]
         return kept if as_list else kept[0]
 
+    def told(found: Sequence[LeftOut]) -> Any:
+        per_layer = [
+            {name: amount if several else amount.squeeze(1) for name, amount in part.items()}
+            if isinstance(part, Mapping)
+            else part
+            for part in found
+        ]
+        return per_layer if as_list else per_layer[0]
+
     logits = evidence.logits.to(torch.promote_types(evidence.logits.dtype, torch.float32))
     return Explanation(
         maps=shaped(maps),
@@ -181,7 +192,7 @@ def explanation(
         targets=evidence.targets if several else evidence.targets.squeeze(1),
         layer=names if as_list else (names or ["input"])[0],
         weights=shaped([part.weights if isinstance(part, Weighted) else None for part in evidence.parts]),
-        left_out={key: list(value) if as_list else value[0] for key, value in evidence.left_out.items()},
+        left_out={key: told(found) for key, found in evidence.left_out.items()},
     )
 
 

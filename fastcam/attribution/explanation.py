@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -15,8 +16,10 @@ class Explanation:
     layer: the name of the target layer, or the list of names; "input" for methods that explain the images.
     weights: the channel weights alpha (N, K) or (N, T, K), per position (..., K, h, w), before any normalisation;
         None where the map is no weighted sum of channels; a list for a list of layers.
-    left_out: what the method skipped, by name (score_cam: "skipped_channels", a count per image);
-        of ucag "confidences", the patches' weights (N, P) or (N, T, P).
+    left_out: what the method skipped, by name; a list for a list of layers. score_cam: "skipped_channels", a count per
+        image. Relevance methods: "lost_relevance", by the name of each operation on the way, from the logits down, the
+        relevance that came to it minus what it sent on, (N,) or (N, T); see `fastcam.lrp.relevance`. ucag:
+        "confidences", the patches' weights (N, P) or (N, T, P).
     """
 
     maps: Tensor | list[Tensor]
@@ -25,4 +28,4 @@ class Explanation:
     targets: Tensor
     layer: str | list[str]
     weights: Tensor | list[Tensor | None] | None
-    left_out: Mapping[str, Tensor | list[Tensor]] = field(default_factory=dict)
+    left_out: Mapping[str, Any] = field(default_factory=dict)

@@ -12,6 +12,8 @@ from fastcam.network.network import Network
 
 Family = Literal["gradient", "activation", "score", "relevance"]
 Options = Mapping[str, Any]
+# What a method skipped at a layer: a tensor (N,), or by the name of a place a tensor (N, T).
+LeftOut = Tensor | Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,12 +33,15 @@ class Whole:
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """What a method finds: logits (N, classes), targets (N, T), a part per layer (or one, at the input)."""
+    """What a method finds: logits (N, classes), targets (N, T), a part per layer (or one, at the input).
+
+    left_out: what was skipped, by name, for each part.
+    """
 
     logits: Tensor
     targets: Tensor
     parts: Sequence[Weighted | Whole]
-    left_out: Mapping[str, Sequence[Tensor]] = field(default_factory=dict)
+    left_out: Mapping[str, Sequence[LeftOut]] = field(default_factory=dict)
 
 
 def no_leaves(network: Network, layers: Sequence[Layer]) -> tuple[fx.Node, ...]:

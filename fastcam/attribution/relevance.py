@@ -1,11 +1,15 @@
-"""Relevance methods: channel weights from layer-wise relevance propagation."""
+"""Layer-wise relevance propagation: channel weights made of it, and relevance itself."""
 
 from collections.abc import Sequence
 
 from fastcam.attribution.case import Case
-from fastcam.attribution.method import Evidence, Method, Options, Weighted
+from fastcam.attribution.method import Evidence, Method, Options, Weighted, Whole
+from fastcam.attribution.propagation import propagated
+from fastcam.lrp.composites import Composite, composite
 from fastcam.lrp.propagate import find_route, propagate
+from fastcam.network.arguments import check_choice
 from fastcam.network.layers import Layer
+from fastcam.ops.seeds import SEEDS
 
 
 def _relevance_cam(case: Case, layers: Sequence[Layer], _: Options) -> Evidence:
@@ -24,4 +28,42 @@ RELEVANCE_CAM = Method(
     relu=False,
     forwards="1",
     backwards="1",
+)
+
+
+def _lrp(case: Case, layers: Sequence[Layer], options: Options) -> Evidence:
+    found = propagated(case, layers, _composite(options), options["seed"])
+    return Evidence(found.value, case.resolve(found.value), [Whole(r) for r in found.maps], found.left_out())
+
+
+def _composite(options: Options) -> Composite:
+    return composite(**{name: value for name, value in options.items() if name != "seed"})
+
+
+def _check_lrp(options: Options) -> None:
+    check_choice("seed", options["seed"], tuple(SEEDS))
+    _composite(options)
+
+
+LRP = Method(
+    name="lrp",
+    family="relevance",
+    paper="Bach et al. 2015",
+    find=_lrp,
+    relu=False,
+    signed=True,
+    layer="input",
+    forwards="1",
+    backwards="1",
+    options={
+        "rule": "z+",
+        "seed": "one_hot",
+        "epsilon": None,
+        "gamma": None,
+        "alpha": None,
+        "beta": None,
+        "first": None,
+        "pixel_range": None,
+    },
+    check=_check_lrp,
 )

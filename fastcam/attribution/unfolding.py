@@ -144,7 +144,8 @@ class Ucag:
         for chunk in _chunks(len(tops), self._batch_size or _batch_size(grid, images.device)):
             patches = ops.unfold_patches(strip, tops[chunk], lefts[chunk], grid.crop, grid.size, "bicubic")
             wanted = classes[chunk]
-            found = explainer.find(self._network(patches), patches, _known(wanted))
+            # Enlarging bicubically may leave the images' range a little: checks of it are for images.
+            found = explainer.find(self._network(patches), patches, _known(wanted), DeferredChecks())
             layers = [at for _, at in found]
             confidences.append(_confidence(found[0][0].logits, wanted))
             for (evidence, _), parts in zip(found, maps, strict=True):

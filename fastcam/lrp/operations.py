@@ -22,13 +22,13 @@ def movement(call: Call, values: Values) -> tuple[Any, Pullback]:
     These operations pick values, so their rule is their vector-Jacobian product, in either form; a max pool's
     goes to the winner (the first of equals).
     """
-    y, back = _linear(call, values)
+    y, back = linear(call, values)
     return y, lambda signal: [Signal(g) for g in back(signal)]
 
 
 def share(call: Call, values: Values) -> tuple[Tensor, Pullback]:
     """Average pooling, mean, sum: each input's share of the output is x / y, so G passes as a gradient would."""
-    y, back = _linear(call, values)
+    y, back = linear(call, values)
     return y, lambda signal: [Signal(g, fresh=True) for g in back(_as_g(signal, y, call.form))]
 
 
@@ -137,10 +137,19 @@ def _not_the_gate(step: Step, graph: Graph) -> tuple[fx.Node, ...]:
     return tensors
 
 
-def _linear(call: Call, values: Values) -> tuple[Any, Callable[[Tensor], list[Tensor]]]:
-    """Evaluate a step under autograd; return its value and its vector-Jacobian product."""
-    leaves = {node: values[node].detach().requires_grad_() for node in call.receivers}
+def linear(call: Call, values: Values) -> tuple[Any, Callable[[Tensor], list[Tensor]]]:
+    """Evaluate a step under autograd; return its value and its vector-Jacobian product.
+
+    In float32 where values are float16: the product has the dtype of what it is by, and signals leave float16's range.
+    """
+    half = call.step.node.target is not aten.to.dtype and any(
+        values[node].dtype == torch.float16 for node in call.receivers
+    )
+    detached = {node: values[node].detach() for node in call.receivers}
+    leaves = {node: value.float() if half else value for node, value in detached.items()}
     with torch.enable_grad():
+        for leaf in leaves.values():
+            leaf.requires_grad_()
         y = evaluate(call.step, {**values, **leaves}, call.network.weights)
     inputs = list(leaves.values())
 
@@ -149,7 +158,7 @@ def _linear(call: Call, values: Values) -> tuple[Any, Callable[[Tensor], list[Te
             return [g.unsqueeze(0) for g in torch.autograd.grad(y, inputs, signal[0])]
         return list(torch.autograd.grad(y, inputs, signal, is_grads_batched=True))
 
-    return y.detach(), back
+    return y.detach().half() if half else y.detach(), back
 
 
 def _as_g(signal: Tensor, y: Tensor, form: Form) -> Tensor:

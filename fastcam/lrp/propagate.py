@@ -3,7 +3,7 @@
 Which rule each operation takes is a `RuleSet` (`fastcam.lrp.rule` tells how to write one); z+ unless given.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -95,6 +95,7 @@ def propagate(
     seed: Seed,
     read: Read | None = None,
     lost: Lost | None = None,
+    given: Mapping[fx.Node, Tensor] | None = None,
 ) -> tuple[Tensor, Values, list[Tensor]]:
     """Run forward and back; return the start's value, the layers' activations, and what `read` makes of each layer.
 
@@ -108,9 +109,10 @@ def propagate(
         of the layer's relevance over positions, (N, T, K).
     lost: if given, told for each node on the way the relevance that came to it minus what it sent on, (N, T). To know
         that, every value on the way is kept, and nothing is fused.
+    given: what rules find in `Call.given`.
     """
     with torch.inference_mode(False), torch.no_grad(), matrix_precision(network.precision, images.device):
-        values, kept, pullbacks = _forward(network, route, images, keep_all=lost is not None)
+        values, kept, pullbacks = _forward(network, route, images, given or {}, keep_all=lost is not None)
         start = values[route.start]
         signals = _start(route, start, targets(start), seed, pullbacks, fused=lost is None)
         found = _backward(route, signals, pullbacks, kept, layers, values, read, lost)
@@ -118,7 +120,7 @@ def propagate(
 
 
 def _forward(
-    network: Network, route: Route, images: Tensor, *, keep_all: bool
+    network: Network, route: Route, images: Tensor, given: Mapping[fx.Node, Tensor], *, keep_all: bool
 ) -> tuple[Values, Values, dict[fx.Node, Pullback]]:
     """Make all values; keep those that a change of form needs, and the way back through each operation."""
     mixed = {
@@ -135,7 +137,7 @@ def _forward(
         step = replace(planned, overwrites=None) if keep_all else planned
         node = step.node
         if node in route.rules:
-            call = Call(step, route.form[node], route.receivers[node], network)
+            call = Call(step, route.form[node], route.receivers[node], network, given)
             values[node], pullbacks[node] = route.rules[node].forward(call, values)
         else:
             values[node] = evaluate(step, values, network.weights)

@@ -22,8 +22,8 @@ To write a set of rules of one's own:
 3. `find_route(network, layers, rules)` and `propagate`.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol
 
@@ -54,12 +54,16 @@ Pullback = Callable[[Tensor], list[Signal]]
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """One operation of a propagation: its step, the form in which its signal comes, who gets it."""
+    """One operation of a propagation: its step, the form in which its signal comes, who gets it.
+
+    given: what the caller of the propagation has found out before, by node, such as gradients.
+    """
 
     step: Step
     form: Form
     receivers: tuple[fx.Node, ...]
     network: Network
+    given: Mapping[fx.Node, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

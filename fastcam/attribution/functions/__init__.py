@@ -1,6 +1,7 @@
 """One function per method, all with one signature."""
 
 from fastcam.attribution.functions.activation import cam, eigen_cam, fake_cam, random_cam
+from fastcam.attribution.functions.attributing import agf, rap, rsp
 from fastcam.attribution.functions.common import explain
 from fastcam.attribution.functions.gradient import (
     abs_cam_init,
@@ -14,7 +15,7 @@ from fastcam.attribution.functions.gradient import (
     xgrad_cam,
 )
 from fastcam.attribution.functions.input_gradient import deconvnet, full_grad, gradient, guided_backprop
-from fastcam.attribution.functions.relevance import relevance_cam
+from fastcam.attribution.functions.relevance import clrp, excitation_backprop, lrp, relevance_cam, sglrp
 from fastcam.attribution.functions.score import (
     ablation_cam,
     abs_cam,
@@ -32,10 +33,13 @@ __all__ = [
     "ablation_cam",
     "abs_cam",
     "abs_cam_init",
+    "agf",
     "cam",
     "cameras",
+    "clrp",
     "deconvnet",
     "eigen_cam",
+    "excitation_backprop",
     "explain",
     "extremal_perturbation",
     "fake_cam",
@@ -48,11 +52,15 @@ __all__ = [
     "hires_cam",
     "is_cam",
     "layer_cam",
+    "lrp",
     "norm_grad",
     "random_cam",
+    "rap",
     "relevance_cam",
     "rise",
+    "rsp",
     "score_cam",
+    "sglrp",
     "smooth_grad_cam_pp",
     "ss_cam",
     "ucag",
