@@ -15,8 +15,9 @@ from torch.nn import functional as F
 from torchvision.models import get_model
 
 from bench.gpu_machine import watched
-from fastcam.lrp.convolutions import Convolution, convolutions
-from fastcam.lrp.tuning import (
+from fastcam.network.units import Geometry
+from fastcam.propagation.convolutions import Convolution, convolutions
+from fastcam.propagation.tuning import (
     Problem,
     agrees,
     backward,
@@ -27,7 +28,6 @@ from fastcam.lrp.tuning import (
     reference_backward,
     reference_forward,
 )
-from fastcam.network.units import Geometry
 from fastcam_kernels import relevance_conv, relevance_conv_backward
 from fastcam_kernels.launch import processors
 from fastcam_kernels.timing import Call, copies_past_cache, l2_bytes, measure

@@ -1,10 +1,8 @@
 """Explanations of CNN image classifiers: class activation maps and layer-wise relevance propagation."""
 
-from fastcam import lrp, models, ops
-from fastcam.attribution import (
-    Explainer,
-    Explanation,
-    Ucag,
+from fastcam import models, ops, propagation
+from fastcam.attribution import Explainer, Explanation, Ucag
+from fastcam.attribution.functions import (
     ablation_cam,
     abs_cam,
     abs_cam_init,
@@ -27,7 +25,7 @@ from fastcam.attribution import (
     hires_cam,
     is_cam,
     layer_cam,
-    methods,
+    lrp,
     norm_grad,
     random_cam,
     rap,
@@ -42,8 +40,10 @@ from fastcam.attribution import (
     wgrad_cam,
     xgrad_cam,
 )
+from fastcam.attribution.registry import methods
 from fastcam.network.cache import clear_cache
 from fastcam.ops.backend import use_backend
+from fastcam.propagation.relevance import relevance
 
 __version__ = "0.1.0"
 
@@ -79,8 +79,10 @@ __all__ = [
     "models",
     "norm_grad",
     "ops",
+    "propagation",
     "random_cam",
     "rap",
+    "relevance",
     "relevance_cam",
     "rise",
     "rsp",

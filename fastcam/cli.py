@@ -15,19 +15,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from .attribution import METHODS
-from .attribution import methods as list_methods
+from .attribution.registry import methods as list_methods
 from .class_names import class_title, parse_targets, read_class_names
 from .demo import make_demo
 from .files import atomic_write
-from .lrp.convolutions import convolutions
-from .lrp.tuning import read_table
-from .lrp.tuning import tune as run_tuning
 from .models.loading import load_model
 from .models.preprocessing import parse_size
 from .network.arguments import check_choice
 from .network.precision import PRECISIONS
 from .photos import PhotoError, read_photo
 from .pictures import Explained, explain_photo, folder_names, write_pictures
+from .propagation.convolutions import convolutions
+from .propagation.tuning import read_table
+from .propagation.tuning import tune as run_tuning
 
 app = typer.Typer(help="Explain the decisions of CNN image classifiers.", no_args_is_help=True, add_completion=False)
 

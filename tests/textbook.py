@@ -1,6 +1,6 @@
 """Relevance propagation as a textbook has it: R carried at every tensor, nothing fused, nothing gated.
 
-The oracle for ``fastcam.relevance_cam`` and ``fastcam.lrp.relevance``. It shares no code and no idea with them: the
+The oracle for ``fastcam.relevance_cam`` and ``fastcam.relevance``. It shares no code and no idea with them: the
 network is walked by ``torch.fx`` (not ``torch.export``), each value is kept, and R goes back from node to node. For a
 node whose output j is a sum over inputs i, the contributions z_ij are written down as a dense matrix and
 

@@ -8,13 +8,13 @@ from torch import Tensor, fx
 
 from fastcam.attribution.case import Case
 from fastcam.attribution.method import Evidence, Method, Options, Whole
-from fastcam.attribution.propagation import check_first, first_rule, propagated, route_to
-from fastcam.lrp.agf import agf_rules, factorised_layers, gradients, last_input
-from fastcam.lrp.products import wide
-from fastcam.lrp.rap import rap_rules
-from fastcam.lrp.rsp import rsp_rules
+from fastcam.attribution.propagated import check_first, first_rule, propagated, route_to
 from fastcam.network.layers import Layer
 from fastcam.network.network import Network
+from fastcam.propagation.agf import agf_rules, factorised_layers, gradients, last_input
+from fastcam.propagation.products import wide
+from fastcam.propagation.rap import rap_rules
+from fastcam.propagation.rsp import rsp_rules
 
 
 def _rap(case: Case, layers: Sequence[Layer], options: Options) -> Evidence:

@@ -7,12 +7,12 @@ from torch import Tensor
 
 from fastcam.attribution.case import Case
 from fastcam.attribution.method import Evidence, LeftOut, Method, Options, Whole
-from fastcam.attribution.propagation import Propagated, check_first, first_rule, propagated
-from fastcam.lrp.composites import Composite, composite
-from fastcam.lrp.negated import HALF_NEGATED
+from fastcam.attribution.propagated import Propagated, check_first, first_rule, propagated
 from fastcam.network.arguments import check_choice
 from fastcam.network.layers import Layer
 from fastcam.ops import seeds
+from fastcam.propagation.composites import Composite, composite
+from fastcam.propagation.negated import HALF_NEGATED
 
 
 def _clrp(case: Case, layers: Sequence[Layer], options: Options) -> Evidence:

@@ -18,7 +18,7 @@ class Explanation:
         None where the map is no weighted sum of channels; a list for a list of layers.
     left_out: what the method skipped, by name; a list for a list of layers. score_cam: "skipped_channels", a count per
         image. Relevance methods: "lost_relevance", by the name of each operation on the way, from the logits down, the
-        relevance that came to it minus what it sent on, (N,) or (N, T); see `fastcam.lrp.relevance`. ucag:
+        relevance that came to it minus what it sent on, (N,) or (N, T); see `fastcam.propagation.relevance`. ucag:
         "confidences", the patches' weights (N, P) or (N, T, P).
     """
 

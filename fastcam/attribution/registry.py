@@ -9,7 +9,9 @@ from fastcam.attribution.attributing import AGF, RAP, RSP
 from fastcam.attribution.cameras import CAMERAS
 from fastcam.attribution.contrastive import CLRP, EXCITATION_BACKPROP, SGLRP
 from fastcam.attribution.extremal import EXTREMAL_PERTURBATION
-from fastcam.attribution.gradient import (
+from fastcam.attribution.group_cam import GROUP_CAM
+from fastcam.attribution.input_gradient import DECONVNET, FULL_GRAD, GRADIENT, GUIDED_BACKPROP
+from fastcam.attribution.layer_gradient import (
     ABS_CAM_INIT,
     GRAD_CAM,
     GRAD_CAM_PP,
@@ -19,8 +21,6 @@ from fastcam.attribution.gradient import (
     WGRAD_CAM,
     XGRAD_CAM,
 )
-from fastcam.attribution.group_cam import GROUP_CAM
-from fastcam.attribution.input_gradient import DECONVNET, FULL_GRAD, GRADIENT, GUIDED_BACKPROP
 from fastcam.attribution.method import Method
 from fastcam.attribution.relevance import LRP, RELEVANCE_CAM
 from fastcam.attribution.rise import RISE

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 from fastcam.attribution.case import Case
 from fastcam.attribution.method import Evidence, Method, Options, Weighted, Whole
-from fastcam.attribution.propagation import propagated
-from fastcam.lrp.composites import Composite, composite
-from fastcam.lrp.propagate import find_route, propagate
+from fastcam.attribution.propagated import propagated
 from fastcam.network.arguments import check_choice
 from fastcam.network.layers import Layer
 from fastcam.ops.seeds import SEEDS
+from fastcam.propagation.composites import Composite, composite
+from fastcam.propagation.propagate import find_route, propagate
 
 
 def _relevance_cam(case: Case, layers: Sequence[Layer], _: Options) -> Evidence:

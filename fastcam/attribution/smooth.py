@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, fx
 
 from fastcam.attribution.case import Case, Pass
-from fastcam.attribution.gradient import wide
+from fastcam.attribution.layer_gradient import wide
 from fastcam.attribution.method import Evidence, Method, Options, Weighted
 from fastcam.network.layers import Layer
 

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fastcam
-from fastcam.attribution.gradient import axiomatic, plus_plus
 from fastcam.attribution.input_gradient import biased_maps
+from fastcam.attribution.layer_gradient import axiomatic, plus_plus
 from fastcam.models.loading import LoadedModel, load_model
 from fastcam.network.cache import network_for
 from fastcam.network.network import Network

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 import fastcam
-from fastcam.lrp import propagate as engine
 from fastcam.network.network import Network
+from fastcam.propagation import propagate as engine
 from tests.zoo import ZOO
 
 # What takes images to the input or to any layer, and what reads or starts at a feature map.
@@ -167,7 +167,7 @@ def test_clrp_is_made_of_the_relevance_of_every_class() -> None:
     # The z+ rule is linear in the seed: |z_n| at the others is the sum of their relevance from z_n, with its sign.
     model, images = exhibit("residual_downsample")
     classes = torch.arange(5).repeat(2, 1)
-    info = fastcam.lrp.relevance(model, images, classes, "input", pixel_range=(-5, 5), return_info=True)
+    info = fastcam.relevance(model, images, classes, "input", pixel_range=(-5, 5), return_info=True)
     upright = info.relevance.sum(2) * info.logits.sign()[:, :, None, None]
     found = fastcam.clrp(model, images, classes, normalize=False, pixel_range=(-5, 5))
     assert bool((info.logits < 0).any())
@@ -211,7 +211,7 @@ def test_lrp_is_relevance_summed_over_the_channels(rule: str, seed: str) -> None
         options["pixel_range"] = (-5, 5)
     layers = ["input", "features.4"]
     found = fastcam.lrp(model, images, [[0, 3]] * 2, layers, size="layer", normalize=False, **options)
-    expected = fastcam.lrp.relevance(model, images, [[0, 3]] * 2, layers, **options)
+    expected = fastcam.relevance(model, images, [[0, 3]] * 2, layers, **options)
     for maps, r in zip(found, expected, strict=True):
         torch.testing.assert_close(maps, r.sum(2), rtol=1e-12, atol=1e-15)
 
@@ -343,7 +343,7 @@ def test_nothing_is_reported_that_was_not_asked_for(monkeypatch: pytest.MonkeyPa
         asked.append(args[7] is not None)
         return engine.propagate(*args, **kwargs)
 
-    monkeypatch.setattr("fastcam.attribution.propagation.propagate", spy)
+    monkeypatch.setattr("fastcam.attribution.propagated.propagate", spy)
     model, images = exhibit("residual_downsample")
     for method, function in METHODS.items():
         function(model, images, 0, **RANGE.get(method, {}))
@@ -377,7 +377,7 @@ def test_passes(methods: list[str], propagations: int, forwards: int, monkeypatc
         counted["forwards"] += 1
         return forward(*args, **kwargs)
 
-    monkeypatch.setattr("fastcam.attribution.propagation.propagate", propagate)
+    monkeypatch.setattr("fastcam.attribution.propagated.propagate", propagate)
     monkeypatch.setattr(Network, "forward", counting)
     model, images = exhibit("residual_downsample")
     fastcam.explain(model, images, [[0, 1]] * 2, method=methods, **RANGE["lrp"])

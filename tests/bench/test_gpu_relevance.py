@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from bench import gpu_relevance, plots
-from fastcam.lrp.convolutions import Convolution
 from fastcam.network.units import Geometry
+from fastcam.propagation.convolutions import Convolution
 
 DENSE = Convolution(64, 128, (14, 14), (3, 3), Geometry((1, 1), (1, 1), (1, 1), 1), "relu", signed=False)
 NARROW = Convolution(256, 64, (56, 56), (1, 1), Geometry((1, 1), (0, 0), (1, 1), 1), "relu", signed=False)

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from fastcam.lrp import tuning
-from fastcam.lrp.convolutions import Convolution
 from fastcam.network.units import Geometry
+from fastcam.propagation import tuning
+from fastcam.propagation.convolutions import Convolution
 from fastcam_kernels.tuning import Choice
 
 CONVOLUTIONS = {

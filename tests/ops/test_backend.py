@@ -97,8 +97,8 @@ import sys
 sys.modules["triton"] = None  # any import of it fails
 import torch
 from fastcam import ops
-from fastcam.lrp.tuning import make_problem
-from fastcam.lrp.convolutions import Convolution
+from fastcam.propagation.tuning import make_problem
+from fastcam.propagation.convolutions import Convolution
 from fastcam.network.units import Geometry
 
 x, conv = torch.rand(1, 2, 3, 3), [[1, 1], [0, 0], [1, 1], 1]

@@ -3,7 +3,8 @@
 from fastcam.attribution.functions.activation import cam, eigen_cam, fake_cam, random_cam
 from fastcam.attribution.functions.attributing import agf, rap, rsp
 from fastcam.attribution.functions.common import explain
-from fastcam.attribution.functions.gradient import (
+from fastcam.attribution.functions.input_gradient import deconvnet, full_grad, gradient, guided_backprop
+from fastcam.attribution.functions.layer_gradient import (
     abs_cam_init,
     grad_cam,
     grad_cam_pp,
@@ -14,7 +15,6 @@ from fastcam.attribution.functions.gradient import (
     wgrad_cam,
     xgrad_cam,
 )
-from fastcam.attribution.functions.input_gradient import deconvnet, full_grad, gradient, guided_backprop
 from fastcam.attribution.functions.relevance import clrp, excitation_backprop, lrp, relevance_cam, sglrp
 from fastcam.attribution.functions.score import (
     ablation_cam,

@@ -23,14 +23,14 @@ def agf(
 
     R starts at the last layer's input as x ds/dx, with s = softmax(y_t exp(-((y - y_t) / sigma)^2 / 2))_t. Each
     convolution shares it by |x| |w| and adds, centred, what its inputs, their gradients and their factorisation into
-    two clusters of positions tell; `fastcam.lrp.agf` has the formulas. The clusters are told by the signs of sums that
-    may nearly cancel: where precision="bfloat16" turns some, the map is another one.
+    two clusters of positions tell; `fastcam.propagation.agf` has the formulas. The clusters are told by the signs of
+    sums that may nearly cancel: where precision="bfloat16" turns some, the map is another one.
 
     Args:
         model, images, targets, common: see `fastcam.explain`.
         layer: None and "input" are the images; else see `fastcam.explain`.
         first: rule of the first layers, where relevance passes them: "zB", "flat", "w2" or "z+".
-        pixel_range: (low, high) of the images' values for z^B, see `fastcam.lrp.relevance`.
+        pixel_range: (low, high) of the images' values for z^B, see `fastcam.propagation.relevance`.
 
     Raises ValueError where the logits are not made by one layer alone, for images outside `pixel_range`, and where an
     operation on the way has no rule.
@@ -51,13 +51,14 @@ def rap(
     """Relative attributing propagation (Nam et al. 2020): sum_k R_k(x, y), signed.
 
     R starts with z_t at the target. Activators and inhibitors of a unit both get relevance by their magnitudes, and a
-    uniform shift keeps the total, so that units that matter little turn negative; `fastcam.lrp.rap` has the formulas.
+    uniform shift keeps the total, so that units that matter little turn negative; `fastcam.propagation.rap` has the
+    formulas.
 
     Args:
         model, images, targets, common: see `fastcam.explain`.
         layer: None and "input" are the images; else see `fastcam.explain`.
         first: rule of the first layers, where relevance passes them: "zB", "flat", "w2" or "z+".
-        pixel_range: (low, high) of the images' values for z^B, see `fastcam.lrp.relevance`.
+        pixel_range: (low, high) of the images' values for z^B, see `fastcam.propagation.relevance`.
 
     Raises ValueError for images outside `pixel_range`, and where an operation on the way has no rule.
     """
@@ -77,13 +78,13 @@ def rsp(
     """Relative sectional propagation (Nam et al. 2021): sum_k R_k(x, y) at the images, signed.
 
     R starts at `layer` with A_k mean_xy(dy_c / dA_k) as a share of its maximum. Its positive and its negative part go
-    down apart, through weights that each makes of itself; `fastcam.lrp.rsp` has the formulas.
+    down apart, through weights that each makes of itself; `fastcam.propagation.rsp` has the formulas.
 
     Args:
         model, images, targets, common: see `fastcam.explain`.
         layer: where relevance starts, see `fastcam.explain`; the map is at the images whatever the layer.
         first: rule of the first layers: "zB", "flat", "w2" or "z+".
-        pixel_range: (low, high) of the images' values for z^B, see `fastcam.lrp.relevance`.
+        pixel_range: (low, high) of the images' values for z^B, see `fastcam.propagation.relevance`.
 
     Raises ValueError for images outside `pixel_range`, and where an operation before `layer` has no rule.
     """

@@ -44,14 +44,14 @@ def lrp(
 ) -> Result:
     """Layer-wise relevance propagation (Bach et al. 2015): sum_k R_k(x, y), signed, at the images or at any layer.
 
-    `fastcam.lrp.relevance` gives R itself, per channel. With `return_info=True`, `Explanation.left_out
+    `fastcam.propagation.relevance` gives R itself, per channel. With `return_info=True`, `Explanation.left_out
     ["lost_relevance"]` tells for each operation on the way what relevance it lost; finding out costs some time.
 
     Args:
         model, images, targets, common: see `fastcam.explain`.
         layer: None and "input" are the images; else see `fastcam.explain`.
         rule: "z+" (relevance-cam eq. 5-6), "epsilon", "gamma", "alpha_beta", or a composite: "epsilon_plus",
-            "epsilon_plus_flat", "epsilon_gamma_box"; see `fastcam.lrp.composites`.
+            "epsilon_plus_flat", "epsilon_gamma_box"; see `fastcam.propagation.composites`.
         seed: what the logits start with: "one_hot" (z_t at the target), "clrp" (relevance-cam eq. 7), "sglrp" (p_t
             (1 - p_t) at the target, -p_t p_n elsewhere) or "probability" (p_t at the target).
         epsilon: of the epsilon rule, above 0; None: 1e-6.

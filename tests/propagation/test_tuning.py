@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastcam.lrp import tuning
-from fastcam.lrp.convolutions import Convolution
 from fastcam.network.units import Geometry
+from fastcam.propagation import tuning
+from fastcam.propagation.convolutions import Convolution
 from fastcam_kernels.tuning import Choice
 
 CONV = Convolution(8, 12, (9, 7), (3, 3), Geometry((2, 2), (1, 1), (1, 1), 1), "relu", signed=True)

@@ -136,7 +136,7 @@ def test_zennit(rule: str, model: nn.Module, images: Tensor) -> None:
     options, composite, merges = PEERS[rule]
     peer = merged(model) if merges else copy.deepcopy(model)
     expected = by_zennit(peer, images, composite(canonizers=[ResNetBasicBlockCanonizer()]))
-    assert_near(fastcam.lrp.relevance(model, images, TARGETS, "input", **options), expected)
+    assert_near(fastcam.relevance(model, images, TARGETS, "input", **options), expected)
 
 
 def test_captum_epsilon_on_a_vgg(images: Tensor) -> None:
@@ -150,12 +150,12 @@ def test_captum_epsilon_on_a_vgg(images: Tensor) -> None:
             elif isinstance(module, nn.MaxPool2d | nn.AdaptiveAvgPool2d):
                 module.rule = EpsilonRule(epsilon=SMALL)
         expected.append(LRP(peer).attribute(images.clone().requires_grad_(), target=target).detach())
-    assert_near(fastcam.lrp.relevance(model, images, TARGETS, "input", rule="epsilon"), torch.stack(expected, 1))
+    assert_near(fastcam.relevance(model, images, TARGETS, "input", rule="epsilon"), torch.stack(expected, 1))
 
 
 def test_zennit_z_plus_has_biases_unless_told(images: Tensor) -> None:
     model = build("vgg")
     with_biases = by_zennit(copy.deepcopy(model), images, everywhere(ZPlus(), ZPlus())())
-    found = fastcam.lrp.relevance(model, images, TARGETS, "input", rule="z+", first="z+")
+    found = fastcam.relevance(model, images, TARGETS, "input", rule="z+", first="z+")
     difference = (found - with_biases).abs().flatten(2).amax(2) / found.abs().flatten(2).amax(2)
     assert (difference > 1e-2).all()

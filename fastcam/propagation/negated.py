@@ -2,9 +2,9 @@
 
 from torch import Tensor, cat
 
-from fastcam.lrp.rule import Call, Pullback, Rule, Signal, always_g, layer_input
-from fastcam.lrp.z_plus import ZPlus
 from fastcam.network.plan import Values
+from fastcam.propagation.rule import Call, Pullback, Rule, Signal, always_g, layer_input
+from fastcam.propagation.z_plus import ZPlus
 
 
 def half_negated(call: Call, values: Values) -> tuple[Tensor, Pullback]:

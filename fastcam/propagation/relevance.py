@@ -7,10 +7,6 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from fastcam.lrp.composites import composite
-from fastcam.lrp.pixels import Box
-from fastcam.lrp.propagate import Lost, Route, find_route, propagate
-from fastcam.lrp.rule import Form
 from fastcam.network.arguments import (
     DeferredChecks,
     Targets,
@@ -23,6 +19,10 @@ from fastcam.network.cache import Output, network_for
 from fastcam.network.graph import Graph
 from fastcam.network.layers import Layer, LayerName, find_layers, label
 from fastcam.ops.seeds import SEEDS
+from fastcam.propagation.composites import composite
+from fastcam.propagation.pixels import Box
+from fastcam.propagation.propagate import Lost, Route, find_route, propagate
+from fastcam.propagation.rule import Form
 
 # A tensor; a list of them for a list of layers; a `Relevance` with return_info=True.
 Result: TypeAlias = Any

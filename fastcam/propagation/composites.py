@@ -18,23 +18,23 @@ from typing import Any
 
 from torch import fx
 
-from fastcam.lrp.affine import STABILISER, epsilon_norm
-from fastcam.lrp.affine import epsilon as epsilon_rule
-from fastcam.lrp.affine import gamma as gamma_rule
-from fastcam.lrp.operations import operation_rule
-from fastcam.lrp.pixels import FLAT, W_SQUARE, Bounds, box
-from fastcam.lrp.rule import Rule
-from fastcam.lrp.z_plus import CONTRASTIVE, NEGATED, Z_PLUS
-from fastcam.lrp.z_plus import alpha_beta as alpha_beta_rule
 from fastcam.network.arguments import check_choice
 from fastcam.network.graph import Graph
 from fastcam.network.plan import Step
 from fastcam.network.units import is_foldable, is_layer
+from fastcam.propagation.affine import STABILISER, epsilon_norm
+from fastcam.propagation.affine import epsilon as epsilon_rule
+from fastcam.propagation.affine import gamma as gamma_rule
+from fastcam.propagation.operations import operation_rule
+from fastcam.propagation.pixels import FLAT, W_SQUARE, Bounds, box
+from fastcam.propagation.rule import Rule
+from fastcam.propagation.z_plus import CONTRASTIVE, NEGATED, Z_PLUS
+from fastcam.propagation.z_plus import alpha_beta as alpha_beta_rule
 
 
 @dataclass(frozen=True)
 class Composite:
-    """Rules by kind of layer; the operations between the layers have those of `fastcam.lrp.operations`.
+    """Rules by kind of layer; the operations between the layers have those of `fastcam.propagation.operations`.
 
     convolution, linear: of the layers.
     first: of the layers with no other layer between them and the images; None: the same as elsewhere.
@@ -134,7 +134,7 @@ def composite(
     """The composite of that name.
 
     Args:
-        rule: see the table of `fastcam.lrp.composites`.
+        rule: see the table of `fastcam.propagation.composites`.
         epsilon: of the epsilon rule, 1e-6 unless given. gamma: 0.25. alpha, beta: 2 and 1; alpha - beta = 1.
         first: of the first layers, in place of the composite's own: "zB", "flat", "w2" or "z+".
         pixel_range: (low, high) of the images for z^B, numbers or one per channel; None: that of [0, 1] in ImageNet's

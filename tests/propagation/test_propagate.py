@@ -10,15 +10,15 @@ import torch
 from torch import Tensor, fx
 
 import fastcam
-from fastcam.lrp.composites import Composite, composite
-from fastcam.lrp.propagate import Seed, find_route, propagate
-from fastcam.lrp.rule import Call, Form, Pullback, Rule, Signal
 from fastcam.network.cache import network_for
 from fastcam.network.graph import Graph
 from fastcam.network.layers import find_layers
 from fastcam.network.network import Network
 from fastcam.network.plan import Step, Values, run
 from fastcam.ops.seeds import SEEDS
+from fastcam.propagation.composites import Composite, composite
+from fastcam.propagation.propagate import Seed, find_route, propagate
+from fastcam.propagation.rule import Call, Form, Pullback, Rule, Signal
 from tests import textbook
 from tests.zoo import ZOO, choose_targets
 
@@ -162,7 +162,7 @@ def test_no_rule_is_told_with_node_and_module() -> None:
             return self.fc(self.norm(self.conv(x)).mean((2, 3)))
 
     with pytest.raises(ValueError, match=r"no rule for the way back through aten.layer_norm.* module 'norm'"):
-        fastcam.lrp.relevance(Norm(), torch.rand(1, 3, 6, 6), 0, "conv")
+        fastcam.relevance(Norm(), torch.rand(1, 3, 6, 6), 0, "conv")
 
 
 @pytest.mark.parametrize("rule", ["epsilon", "gamma", "alpha_beta"])

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastcam.lrp.rule import Call, Form, Pullback, Rule, Signal, always_r, layer_input
-from fastcam.lrp.transposed import gate_dtype, product, way_back
 from fastcam.network.graph import shape
 from fastcam.network.plan import Values, evaluate, run
 from fastcam.network.units import Unit
 from fastcam.ops.gate import gate
+from fastcam.propagation.rule import Call, Form, Pullback, Rule, Signal, always_r, layer_input
+from fastcam.propagation.transposed import gate_dtype, product, way_back
 
 Bounds = tuple[tuple[float, ...], tuple[float, ...]]
 

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from fastcam.lrp.rule import Call, Form, Pullback, Rule, Signal, always_g, always_r, unchanged
 from fastcam.network.graph import Graph, aten, is_tensor, place, shape
 from fastcam.network.plan import Step, Values, evaluate
+from fastcam.propagation.rule import Call, Form, Pullback, Rule, Signal, always_g, always_r, unchanged
 
 
 def movement(call: Call, values: Values) -> tuple[Any, Pullback]:

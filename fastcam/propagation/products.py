@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn import grad
 
-from fastcam.lrp.rule import Call, Form
 from fastcam.network.units import Unit
 from fastcam.ops.gate import gate
+from fastcam.propagation.rule import Call, Form
 
 # conv_transpose onto an input of a given size, and the derivative by the weight; torch has no types for them.
 convolution_adjoint: Callable[..., Tensor] = grad.conv2d_input

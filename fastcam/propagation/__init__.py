@@ -1,6 +1,6 @@
 """Layer-wise relevance propagation: rules, seeds, and the pass back."""
 
-from fastcam.lrp.composites import composite
-from fastcam.lrp.relevance import Relevance, relevance
+from fastcam.propagation.composites import composite
+from fastcam.propagation.relevance import Relevance, relevance
 
 __all__ = ["Relevance", "composite", "relevance"]

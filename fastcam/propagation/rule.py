@@ -18,7 +18,7 @@ To write a set of rules of one's own:
    are kept per network and set of rules.
 2. A `RuleSet`: a hashable object whose `rule_for(step, graph)` returns the rule of a step. `step.unit` tells a
    convolution or linear layer (with what is folded into it: batch norm, activation); for the rest there is
-   `fastcam.lrp.operations.operation_rule`. `fastcam.lrp.composites.Composite` is one.
+   `fastcam.propagation.operations.operation_rule`. `fastcam.propagation.composites.Composite` is one.
 3. `find_route(network, layers, rules)` and `propagate`.
 """
 

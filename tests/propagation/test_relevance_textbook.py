@@ -172,7 +172,7 @@ def test_one_hot_relevance_is_conserved(without_biases: WithoutBiases, seed: int
     redraw(without_biases, seed)
     images = torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(seed)).double()
     targets = torch.tensor([[0, 1], [4, 2]])
-    relevance = fastcam.lrp.relevance(without_biases, images, targets, LAYERS, seed="one_hot")
+    relevance = fastcam.relevance(without_biases, images, targets, LAYERS, seed="one_hot")
     at = dict(zip(LAYERS, relevance, strict=True))
     with torch.no_grad():
         z = without_biases(images).gather(1, targets)

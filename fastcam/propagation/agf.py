@@ -29,9 +29,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
-from fastcam.lrp.absolute import ABSOLUTE
-from fastcam.lrp.composites import Composite
-from fastcam.lrp.products import (
+from fastcam.network.graph import Graph
+from fastcam.network.network import Network
+from fastcam.network.plan import Values, evaluate
+from fastcam.network.precision import matrix_precision
+from fastcam.network.units import is_layer
+from fastcam.propagation.absolute import ABSOLUTE
+from fastcam.propagation.composites import Composite
+from fastcam.propagation.products import (
     adjoint,
     inverse,
     keep_total,
@@ -42,14 +47,9 @@ from fastcam.lrp.products import (
     weight,
     wide,
 )
-from fastcam.lrp.propagate import Route
-from fastcam.lrp.rule import Call, Pullback, Rule, Signal, always_r, layer_input
-from fastcam.lrp.sums import BY_MAGNITUDE, WithSums
-from fastcam.network.graph import Graph
-from fastcam.network.network import Network
-from fastcam.network.plan import Values, evaluate
-from fastcam.network.precision import matrix_precision
-from fastcam.network.units import is_layer
+from fastcam.propagation.propagate import Route
+from fastcam.propagation.rule import Call, Pullback, Rule, Signal, always_r, layer_input
+from fastcam.propagation.sums import BY_MAGNITUDE, WithSums
 
 
 def score(logits: Tensor, targets: Tensor) -> Tensor:

@@ -76,8 +76,8 @@ def test_to_the_images_and_to_layers(name: str, rule: str) -> None:
     )
     if rules.first is shares.box:
         options = {**options, "pixel_range": (low, high)}
-    found = fastcam.lrp.relevance(model, images, targets, "input", **options)
+    found = fastcam.relevance(model, images, targets, "input", **options)
     assert_near(found, expected.input.relevance, "input")
     layers = expected.feature_maps()[::4]
-    for layer, relevance in zip(layers, fastcam.lrp.relevance(model, images, targets, layers, **options), strict=True):
+    for layer, relevance in zip(layers, fastcam.relevance(model, images, targets, layers, **options), strict=True):
         assert_near(relevance, expected[layer].relevance, layer)

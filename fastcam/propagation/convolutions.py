@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fastcam.lrp.propagate import find_route
 from fastcam.network.cache import network_for
 from fastcam.network.graph import shape
 from fastcam.network.layers import LayerName, find_layers
 from fastcam.network.units import Geometry, Unit
+from fastcam.propagation.propagate import find_route
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastcam.lrp.convolutions import Convolution
 from fastcam.ops import reference
 from fastcam.ops.gate import signal_dtype, zero_share
+from fastcam.propagation.convolutions import Convolution
 
 OPERATORS = ("relevance_conv", "relevance_conv_backward")
 

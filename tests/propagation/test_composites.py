@@ -11,16 +11,16 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import fastcam
-from fastcam.lrp.composites import RULES, composite
-from fastcam.lrp.pixels import IMAGENET_RANGE
-from fastcam.lrp.propagate import find_route, propagate
 from fastcam.network.cache import network_for
 from fastcam.network.precision import Precision
 from fastcam.network.units import find_units
 from fastcam.network.weights import Weights
+from fastcam.propagation.composites import RULES, composite
+from fastcam.propagation.pixels import IMAGENET_RANGE
+from fastcam.propagation.propagate import find_route, propagate
 from tests import shares, textbook
-from tests.lrp.test_propagate import captured, near, read
-from tests.lrp.test_rules_textbook import exhibit, pixel_range
+from tests.propagation.test_propagate import captured, near, read
+from tests.propagation.test_rules_textbook import exhibit, pixel_range
 from tests.shares import Rules
 from tests.zoo import ZOO, conv, randomise
 
@@ -29,7 +29,7 @@ FEW = ["vgg_biases", "residual_downsample", "linear_bottleneck", "signed_inputs"
 
 def relevance(name: str, **options: Any) -> Tensor:
     model, images, targets = exhibit(name)
-    return fastcam.lrp.relevance(model, images, targets, "input", **options)
+    return fastcam.relevance(model, images, targets, "input", **options)
 
 
 def assert_same(found: Tensor, expected: Tensor, tolerance: float) -> None:
@@ -55,7 +55,7 @@ def test_a_large_gamma_is_z_plus_where_nothing_is_signed() -> None:
     with torch.no_grad():
         model[-1].weight.abs_()
     z_plus, gamma = (
-        fastcam.lrp.relevance(model, images, [[0, 1], [2, 0]], "input", **options)
+        fastcam.relevance(model, images, [[0, 1], [2, 0]], "input", **options)
         for options in ({"rule": "z+", "first": "z+"}, {"rule": "gamma", "gamma": 1e7})
     )
     assert_same(gamma, z_plus, 1e-5)
@@ -101,7 +101,7 @@ def test_relevance_is_conserved_without_biases(rule: str, seed: int) -> None:
     if rule.startswith("epsilon"):
         extra["epsilon"] = 1e-13
     targets = torch.tensor([[0, 1], [4, 2]])
-    found = fastcam.lrp.relevance(model, images, targets, "input", rule=rule, return_info=True, **extra)
+    found = fastcam.relevance(model, images, targets, "input", rule=rule, return_info=True, **extra)
     # Signed contributions may be far larger than their sum.
     scale = found.seed.abs() + found.relevance.abs().sum((2, 3, 4))
     loss = 1e-4 if rule in ("gamma", "epsilon_gamma_box") else 1e-8  # gamma's stabiliser of 1e-6
@@ -132,10 +132,10 @@ def test_the_box_behind_a_normalisation_is_that_of_its_results() -> None:
     outer = Normalises(inner).eval()
     pixels = torch.rand(2, 3, 6, 6).double()
     normalised = pixels * outer.scale + outer.shift
-    found = fastcam.lrp.relevance(outer, pixels, 0, "mul", pixel_range=(0, 1))
+    found = fastcam.relevance(outer, pixels, 0, "mul", pixel_range=(0, 1))
     ends = torch.stack([outer.shift, outer.scale + outer.shift]).flatten(1)
     box = (ends.amin(0).tolist(), ends.amax(0).tolist())
-    inside = fastcam.lrp.relevance(inner, normalised, 0, "input", pixel_range=box)
+    inside = fastcam.relevance(inner, normalised, 0, "input", pixel_range=box)
     # Relevance at x * scale: its share of the sum with the shift.
     torch.testing.assert_close(found, inside * (pixels * outer.scale) / normalised, rtol=1e-9, atol=1e-12)
 
@@ -144,10 +144,10 @@ def test_the_default_box_is_imagenets() -> None:
     model, images, targets = exhibit("vgg_biases")
     low, high = (torch.tensor(side, dtype=torch.float64).view(3, 1, 1) for side in IMAGENET_RANGE)
     images = low + (high - low) * torch.rand(2, 3, 12, 12).double()
-    default = fastcam.lrp.relevance(model, images, targets, "input")
-    given = fastcam.lrp.relevance(model, images, targets, "input", pixel_range=IMAGENET_RANGE)
+    default = fastcam.relevance(model, images, targets, "input")
+    given = fastcam.relevance(model, images, targets, "input", pixel_range=IMAGENET_RANGE)
     assert torch.equal(default, given)
-    as_tensors = fastcam.lrp.relevance(model, images, targets, "input", pixel_range=(low, high))
+    as_tensors = fastcam.relevance(model, images, targets, "input", pixel_range=(low, high))
     torch.testing.assert_close(as_tensors, given)
     mean = torch.tensor([0.485, 0.456, 0.406]).double().view(3, 1, 1)
     deviation = torch.tensor([0.229, 0.224, 0.225]).double().view(3, 1, 1)
@@ -164,7 +164,7 @@ def test_a_box_of_one_number_is_that_for_every_channel() -> None:
 
 def test_layers_past_the_first_ask_for_no_box() -> None:
     model = nn.Sequential(conv(4, 3), nn.ReLU(), conv(3, 3), nn.Flatten(), nn.Linear(48, 2)).eval()
-    fastcam.lrp.relevance(model, 100 * torch.rand(1, 4, 4, 4), 0, "1")
+    fastcam.relevance(model, 100 * torch.rand(1, 4, 4, 4), 0, "1")
 
 
 @pytest.mark.parametrize("name", ["residual_downsample", "preactivation"])
@@ -172,8 +172,8 @@ def test_epsilon_takes_a_batch_norm_alone_as_it_takes_it_folded(name: str) -> No
     # Asking for a convolution's own output keeps its batch norm apart.
     model, images, targets = exhibit(name)
     convs = [layer for layer, module in model.named_modules() if isinstance(module, nn.Conv2d)]
-    *_, apart = fastcam.lrp.relevance(model, images, targets, [*convs, "input"], rule="epsilon", epsilon=1e-12)
-    folded = fastcam.lrp.relevance(model, images, targets, "input", rule="epsilon", epsilon=1e-12)
+    *_, apart = fastcam.relevance(model, images, targets, [*convs, "input"], rule="epsilon", epsilon=1e-12)
+    folded = fastcam.relevance(model, images, targets, "input", rule="epsilon", epsilon=1e-12)
     assert_same(apart, folded, 1e-6)
 
 
@@ -190,7 +190,7 @@ def test_in_reduced_precision(name: str, rule: str, precision: str) -> None:
         extra |= {"alpha": 1.2, "beta": 0.2} if rule == "alpha_beta" else {"epsilon": 0.5}
     targets = torch.tensor([[0, 1], [2, 3]])
     wide, narrow = (
-        fastcam.lrp.relevance(model, images, targets, "input", rule=rule, precision=p, **extra)
+        fastcam.relevance(model, images, targets, "input", rule=rule, precision=p, **extra)
         for p in ("float32", precision)
     )
     assert narrow.isfinite().all()
@@ -207,9 +207,9 @@ def test_float32_is_near_float64(rule: str) -> None:
     model, images, targets = exhibit("residual_downsample")
     if rule in ("z+", "epsilon_gamma_box"):
         extra = {"pixel_range": pixel_range(images)}
-    wide = fastcam.lrp.relevance(model, images, targets, "input", rule=rule, **extra)
+    wide = fastcam.relevance(model, images, targets, "input", rule=rule, **extra)
     single = ZOO["residual_downsample"].model(torch.float32)
-    narrow = fastcam.lrp.relevance(single, images.float(), targets, "input", rule=rule, **extra)
+    narrow = fastcam.relevance(single, images.float(), targets, "input", rule=rule, **extra)
     assert narrow.dtype == torch.float32
     assert_same(narrow.double(), wide, 1e-3 if rule.startswith("epsilon") else 1e-4)
 
@@ -217,13 +217,13 @@ def test_float32_is_near_float64(rule: str) -> None:
 def test_a_change_of_parameter_or_of_weights_is_noticed() -> None:
     _, images, targets = exhibit("vgg_biases")
     model = ZOO["vgg_biases"].model()
-    first = fastcam.lrp.relevance(model, images, targets, "input", rule="gamma")
-    other = fastcam.lrp.relevance(model, images, targets, "input", rule="gamma", gamma=3.0)
+    first = fastcam.relevance(model, images, targets, "input", rule="gamma")
+    other = fastcam.relevance(model, images, targets, "input", rule="gamma", gamma=3.0)
     assert not torch.allclose(first, other)
-    assert torch.equal(fastcam.lrp.relevance(model, images, targets, "input", rule="gamma"), first)
+    assert torch.equal(fastcam.relevance(model, images, targets, "input", rule="gamma"), first)
     with torch.no_grad():
         model.features[0].weight.mul_(-1)
-    assert not torch.allclose(fastcam.lrp.relevance(model, images, targets, "input", rule="gamma"), first)
+    assert not torch.allclose(fastcam.relevance(model, images, targets, "input", rule="gamma"), first)
 
 
 def test_composites_are_values() -> None:
@@ -242,7 +242,7 @@ def test_a_dead_filter_of_the_first_layer_sends_nothing(first: str) -> None:
         model[0].weight[1] = 0
         model[0].bias.fill_(0.5)
         model[3].weight.view(3, 4, 16)[:, [0, 2, 3]] = 0  # the dead filter alone is heard
-    found = fastcam.lrp.relevance(
+    found = fastcam.relevance(
         model,
         torch.rand(1, 3, 4, 4).double(),
         0,

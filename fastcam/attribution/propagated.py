@@ -8,11 +8,11 @@ from torch import Tensor, fx
 
 from fastcam.attribution.case import Case
 from fastcam.attribution.method import LeftOut, Options
-from fastcam.lrp.composites import composite
-from fastcam.lrp.propagate import Lost, Route, Seed, find_route, propagate
-from fastcam.lrp.relevance import check_pixels
-from fastcam.lrp.rule import Form, Rule, RuleSet
 from fastcam.network.layers import Layer, label
+from fastcam.propagation.composites import composite
+from fastcam.propagation.propagate import Lost, Route, Seed, find_route, propagate
+from fastcam.propagation.relevance import check_pixels
+from fastcam.propagation.rule import Form, Rule, RuleSet
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +41,7 @@ def propagated(
     start: fx.Node | None = None,
     given: Mapping[fx.Node, Tensor] | None = None,
 ) -> Propagated:
-    """One propagation; arguments as of `fastcam.lrp.propagate.propagate`."""
+    """One propagation; arguments as of `fastcam.propagation.propagate.propagate`."""
     nodes = [layer.node for layer in layers]
     route = route_to(case, layers, rules, start=start)
     check_pixels(route, case.images, case.checks)

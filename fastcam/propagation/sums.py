@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, fx
 
-from fastcam.lrp.composites import Composite
-from fastcam.lrp.operations import linear, operation_rule
-from fastcam.lrp.products import kept_output, relevance_of, wide
-from fastcam.lrp.rule import Call, Pullback, Rule, Signal, always_r
 from fastcam.network.graph import Graph, aten, is_tensor, shape
 from fastcam.network.plan import Step, Values, evaluate
+from fastcam.propagation.composites import Composite
+from fastcam.propagation.operations import linear, operation_rule
+from fastcam.propagation.products import kept_output, relevance_of, wide
+from fastcam.propagation.rule import Call, Pullback, Rule, Signal, always_r
 
 _AVERAGES = {
     aten.avg_pool2d.default,

@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastcam.lrp.agf import agf_rules
-from fastcam.lrp.propagate import find_route, propagate
-from fastcam.lrp.rap import rap_rules
-from fastcam.lrp.rsp import rsp_rules
-from fastcam.lrp.rule import Form, RuleSet
 from fastcam.network.cache import network_for
 from fastcam.network.graph import aten
 from fastcam.network.layers import find_layers
+from fastcam.propagation.agf import agf_rules
+from fastcam.propagation.propagate import find_route, propagate
+from fastcam.propagation.rap import rap_rules
+from fastcam.propagation.rsp import rsp_rules
+from fastcam.propagation.rule import Form, RuleSet
 from tests.zoo import ZOO
 
 STARTS = {"sum": aten.add.Tensor, "pool": aten.avg_pool2d.default}

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastcam import ops
-from fastcam.lrp.rule import Pullback, Signal
 from fastcam.network.units import Unit
 from fastcam.ops.gate import signal_dtype
+from fastcam.propagation.rule import Pullback, Signal
 
 
 class WayBack(ABC):

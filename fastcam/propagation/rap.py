@@ -17,14 +17,15 @@ matter little turn negative.
 
 The paper has x >= 0, behind a ReLU, where the activators are (x, W+) and the inhibitors (x, |W-|). For signed x the
 sign of a contribution decides, not that of the weight: (x+, W+) and (x-, W-) are the activators. Additions and averages
-of signed values share by magnitude, as the last layer does (`fastcam.lrp.sums` tells why).
+of signed values share by magnitude, as the last layer does (`fastcam.propagation.sums` tells why).
 """
 
 from torch import Tensor
 
-from fastcam.lrp.absolute import ABSOLUTE
-from fastcam.lrp.composites import Composite
-from fastcam.lrp.products import (
+from fastcam.network.plan import Values, evaluate
+from fastcam.propagation.absolute import ABSOLUTE
+from fastcam.propagation.composites import Composite
+from fastcam.propagation.products import (
     adjoint,
     inverse,
     keep_total,
@@ -35,9 +36,8 @@ from fastcam.lrp.products import (
     signed_weights,
     wide,
 )
-from fastcam.lrp.rule import Call, Pullback, Rule, Signal, always_r, layer_input
-from fastcam.lrp.sums import BY_MAGNITUDE, WithSums
-from fastcam.network.plan import Values, evaluate
+from fastcam.propagation.rule import Call, Pullback, Rule, Signal, always_r, layer_input
+from fastcam.propagation.sums import BY_MAGNITUDE, WithSums
 
 
 def relative(call: Call, values: Values) -> tuple[Tensor, Pullback]:

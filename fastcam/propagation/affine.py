@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from fastcam.lrp.operations import first_tensor
-from fastcam.lrp.rule import Call, Form, Pullback, Rule, Signal, always_g, layer_input
-from fastcam.lrp.transposed import added, gate_dtype, signed_product, way_back
 from fastcam.network.plan import Values, compute, evaluate
 from fastcam.ops.activation import activate
+from fastcam.propagation.operations import first_tensor
+from fastcam.propagation.rule import Call, Form, Pullback, Rule, Signal, always_g, layer_input
+from fastcam.propagation.transposed import added, gate_dtype, signed_product, way_back
 
 # Added to gamma's denominators, away from 0.
 STABILISER = 1e-6

@@ -1,6 +1,6 @@
 """Relevance of a whole network: one forward pass that keeps the gates, one gated pass back.
 
-Which rule each operation takes is a `RuleSet` (`fastcam.lrp.rule` tells how to write one); z+ unless given.
+Which rule each operation takes is a `RuleSet` (`fastcam.propagation.rule` tells how to write one); z+ unless given.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, fx
 
-from fastcam.lrp.composites import Composite
-from fastcam.lrp.rule import Call, Form, Pullback, Rule, RuleSet, Signal
-from fastcam.lrp.transposed import Spread, WayBack
 from fastcam.network.graph import Graph
 from fastcam.network.network import Network
 from fastcam.network.plan import Plan, Values, evaluate, make_plan
 from fastcam.network.precision import matrix_precision
 from fastcam.ops.seeds import FUSED_SEEDS, SEEDS
+from fastcam.propagation.composites import Composite
+from fastcam.propagation.rule import Call, Form, Pullback, Rule, RuleSet, Signal
+from fastcam.propagation.transposed import Spread, WayBack
 
 Targets = Callable[[Tensor], Tensor]
 Seed = str | Callable[[Tensor, Tensor], Tensor]

@@ -19,8 +19,11 @@ residual addition shares among the positive parts of its operands. Averages do s
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastcam.lrp.composites import Composite
-from fastcam.lrp.products import (
+from fastcam.network.graph import shape
+from fastcam.network.plan import Values, evaluate
+from fastcam.network.units import Unit
+from fastcam.propagation.composites import Composite
+from fastcam.propagation.products import (
     convolution_adjoint,
     convolution_weight_gradient,
     inverse,
@@ -30,11 +33,8 @@ from fastcam.lrp.products import (
     relevance_of,
     wide,
 )
-from fastcam.lrp.rule import Call, Pullback, Rule, Signal, always_r, layer_input
-from fastcam.lrp.sums import BY_POSITIVE_PART, WithSums
-from fastcam.network.graph import shape
-from fastcam.network.plan import Values, evaluate
-from fastcam.network.units import Unit
+from fastcam.propagation.rule import Call, Pullback, Rule, Signal, always_r, layer_input
+from fastcam.propagation.sums import BY_POSITIVE_PART, WithSums
 
 
 def sectional(call: Call, values: Values) -> tuple[Tensor, Pullback]:

@@ -1,4 +1,4 @@
-"""fastcam.lrp.relevance: the same arguments, checks and shapes as the methods."""
+"""fastcam.propagation.relevance: the same arguments, checks and shapes as the methods."""
 
 import math
 from typing import Any
@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 import fastcam
-from fastcam.lrp.composites import RULES
+from fastcam.propagation.composites import RULES
 from tests.attribution.test_model_untouched import assert_unchanged, build, snapshot, some_images
-from tests.lrp.test_rules_textbook import exhibit
+from tests.propagation.test_rules_textbook import exhibit
 
 GOOD = some_images()
 
@@ -86,32 +86,32 @@ def test_bad_input_is_named_and_changes_nothing(
 ) -> None:
     before = snapshot(model)
     with pytest.raises(error, match=message):
-        fastcam.lrp.relevance(model, *arguments, **options)
+        fastcam.relevance(model, *arguments, **options)
     assert_unchanged(model, before)
 
 
 def test_no_model() -> None:
     with pytest.raises(TypeError, match=r"model: str given, a torch.nn.Module is valid"):
-        fastcam.lrp.relevance("resnet18", GOOD)  # type: ignore[arg-type]
+        fastcam.relevance("resnet18", GOOD)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     ("targets", "axes"), [(None, 4), (1, 4), ([0, 1], 4), (torch.tensor([[0, 1], [1, 0]]), 5)], ids=str
 )
 def test_targets_decide_the_shape(targets: Any, axes: int, model: nn.Module) -> None:
-    one = fastcam.lrp.relevance(model, GOOD, targets)
+    one = fastcam.relevance(model, GOOD, targets)
     assert isinstance(one, Tensor)
     assert one.dim() == axes
     assert len(one) == len(GOOD)
-    several = fastcam.lrp.relevance(model, GOOD, targets, [None])
+    several = fastcam.relevance(model, GOOD, targets, [None])
     assert isinstance(several, list)
     assert torch.equal(several[0], one)
 
 
 def test_several_targets_are_each_one_alone(model: nn.Module) -> None:
-    both = fastcam.lrp.relevance(model, GOOD, [[0, 1], [1, 0]])
+    both = fastcam.relevance(model, GOOD, [[0, 1], [1, 0]])
     for t, alone in enumerate(([0, 1], [1, 0])):
-        torch.testing.assert_close(both[:, t], fastcam.lrp.relevance(model, GOOD, alone), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(both[:, t], fastcam.relevance(model, GOOD, alone), rtol=1e-5, atol=1e-6)
 
 
 def test_images_of_other_channels_need_a_range() -> None:
@@ -120,9 +120,9 @@ def test_images_of_other_channels_need_a_range() -> None:
     with pytest.raises(
         ValueError, match=r"pixel_range: not given, and images of 1 channel\(s\) are none of ImageNet's"
     ):
-        fastcam.lrp.relevance(model, images, 0, "input")
-    assert fastcam.lrp.relevance(model, images, 0, "input", pixel_range=(0, 1)).shape == images.shape
-    assert fastcam.lrp.relevance(model, images, 0, "input", first="flat").shape == images.shape
+        fastcam.relevance(model, images, 0, "input")
+    assert fastcam.relevance(model, images, 0, "input", pixel_range=(0, 1)).shape == images.shape
+    assert fastcam.relevance(model, images, 0, "input", first="flat").shape == images.shape
 
 
 def test_a_module_may_be_called_input() -> None:
@@ -134,7 +134,7 @@ def test_a_module_may_be_called_input() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.head(self.input(x).relu().flatten(1))
 
-    assert fastcam.lrp.relevance(Net().eval(), torch.rand(1, 3, 6, 6), 0, "input").shape == (1, 4, 6, 6)
+    assert fastcam.relevance(Net().eval(), torch.rand(1, 3, 6, 6), 0, "input").shape == (1, 4, 6, 6)
 
 
 def test_the_report_by_hand() -> None:
@@ -146,7 +146,7 @@ def test_the_report_by_hand() -> None:
         model[3].weight.fill_(1)
         model[3].bias.fill_(1)
     images = torch.tensor([1.0, 2.0]).double().view(1, 2, 1, 1)
-    found = fastcam.lrp.relevance(model, images, 0, "input", rule="epsilon", epsilon=1e-12, return_info=True)
+    found = fastcam.relevance(model, images, 0, "input", rule="epsilon", epsilon=1e-12, return_info=True)
     # 5 at the logit: 2, 0 and 2 go to the units, 1 to the bias. At the first unit 2 = 1 + 2 - 1: the bias takes -1.
     near = {"rtol": 1e-9, "atol": 1e-9}
     torch.testing.assert_close(found.relevance.flatten(), torch.tensor([1.0, 4.0]).double(), **near)
@@ -165,8 +165,8 @@ def test_the_report_by_hand() -> None:
 def test_what_is_lost_is_what_does_not_arrive(name: str, rule: str) -> None:
     model, images, targets = exhibit(name)
     options: dict[str, Any] = {"rule": rule, "first": "flat"}
-    found = fastcam.lrp.relevance(model, images, targets, ["input"], **options, return_info=True)
-    (plain,) = fastcam.lrp.relevance(model, images, targets, ["input"], **options)
+    found = fastcam.relevance(model, images, targets, ["input"], **options, return_info=True)
+    (plain,) = fastcam.relevance(model, images, targets, ["input"], **options)
     # The report keeps what is otherwise fused or overwritten: the relevance must be the same.
     scale = plain.abs().flatten(2).amax(2)
     assert ((found.relevance[0] - plain).abs().flatten(2).amax(2) <= 1e-12 * scale).all()
@@ -181,7 +181,7 @@ def test_what_is_lost_is_what_does_not_arrive(name: str, rule: str) -> None:
 def test_additions_lose_nothing() -> None:
     # Neither operand may be overwritten by the sum, nor the sum by its ReLU, before they are counted.
     model, images, targets = exhibit("residual_downsample")
-    found = fastcam.lrp.relevance(model, images, targets, "stem", rule="epsilon", return_info=True)
+    found = fastcam.relevance(model, images, targets, "stem", rule="epsilon", return_info=True)
     sums = {name: lost for name, lost in found.lost.items() if name.startswith("add")}
     assert len(sums) == 2
     for name, lost in sums.items():
@@ -190,16 +190,16 @@ def test_additions_lose_nothing() -> None:
 
 def test_names_of_the_report_are_layers() -> None:
     model, images, targets = exhibit("residual_downsample")
-    found = fastcam.lrp.relevance(model, images, targets, "stem", return_info=True)
+    found = fastcam.relevance(model, images, targets, "stem", return_info=True)
     names = [name for name in found.lost if name.startswith(("block", "pool", "stem"))]
     assert names[-1] == "pool"
     assert "block2" in names
     for name in names:
-        fastcam.lrp.relevance(model, images, targets, name)
+        fastcam.relevance(model, images, targets, name)
 
 
 def test_a_report_of_one_target_has_no_axis_for_it() -> None:
     model, images, _ = exhibit("residual_downsample")
-    found = fastcam.lrp.relevance(model, images, 1, "stem", return_info=True)
+    found = fastcam.relevance(model, images, 1, "stem", return_info=True)
     assert found.relevance.shape[:2] == (2, 4)
     assert {t.shape for t in (found.seed, found.total, found.targets, *found.lost.values())} == {(2,)}

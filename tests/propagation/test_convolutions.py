@@ -6,8 +6,8 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.models import resnet18
 
-from fastcam.lrp.convolutions import Convolution, convolutions
 from fastcam.network.units import Geometry
+from fastcam.propagation.convolutions import Convolution, convolutions
 from tests.zoo import ZOO
 
 

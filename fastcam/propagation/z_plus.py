@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from fastcam import ops
-from fastcam.lrp.rule import Call, Form, Pullback, Rule, always_g, layer_input
-from fastcam.lrp.transposed import Spread, Transposed, added, gate_dtype, signed_product, way_back
 from fastcam.network.plan import Values
 from fastcam.ops.gate import gate
+from fastcam.propagation.rule import Call, Form, Pullback, Rule, always_g, layer_input
+from fastcam.propagation.transposed import Spread, Transposed, added, gate_dtype, signed_product, way_back
 
 
 @dataclass(frozen=True)
