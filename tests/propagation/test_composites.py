@@ -19,8 +19,8 @@ from fastcam.propagation.composites import RULES, composite
 from fastcam.propagation.pixels import IMAGENET_RANGE
 from fastcam.propagation.propagate import find_route, propagate
 from tests import shares, textbook
+from tests.propagation.exhibits import exhibit, pixel_range
 from tests.propagation.test_propagate import captured, near, read
-from tests.propagation.test_rules_textbook import exhibit, pixel_range
 from tests.shares import Rules
 from tests.zoo import ZOO, conv, randomise
 

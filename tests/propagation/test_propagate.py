@@ -20,6 +20,7 @@ from fastcam.propagation.composites import Composite, composite
 from fastcam.propagation.propagate import Seed, find_route, propagate
 from fastcam.propagation.rule import Call, Form, Pullback, Rule, Signal
 from tests import textbook
+from tests.propagation.exhibits import exhibit
 from tests.zoo import ZOO, choose_targets
 
 
@@ -28,8 +29,8 @@ def read(signal: Tensor, form: Form, activation: Tensor) -> Tensor:
 
 
 def captured(name: str) -> tuple[Network, Tensor, Tensor]:
-    model, images = ZOO[name].model(), ZOO[name].images()
-    return network_for(model, images), images, choose_targets(model(images).detach())
+    model, images, targets = exhibit(name)
+    return network_for(model, images), images, targets
 
 
 def layer(name: str, network: Network, module: str) -> fx.Node:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import fastcam
 from fastcam.propagation.composites import RULES
 from tests.attribution.test_model_untouched import assert_unchanged, build, snapshot, some_images
-from tests.propagation.test_rules_textbook import exhibit
+from tests.propagation.exhibits import exhibit
 
 GOOD = some_images()
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import fastcam
 from tests import shares, textbook
+from tests.propagation.exhibits import exhibit, pixel_range
 from tests.shares import Rules
-from tests.zoo import ZOO, choose_targets
+from tests.zoo import ZOO
 
 AFFINE = {"folds": True, "norm": 1e-6}
 # What a composite is, and the options that make it.
@@ -43,22 +43,11 @@ COMPOSITES: dict[str, tuple[dict[str, Any], Rules]] = {
 FEW = ["vgg_biases", "dense_blocks", "preactivation", "same_padding", "squeeze_excitation", "signed_inputs"]
 
 
-def pixel_range(images: Tensor) -> tuple[list[float], list[float]]:
-    """Per channel, a bit more than the images need."""
-    return (images.amin((0, 2, 3)) - 0.25).tolist(), (images.amax((0, 2, 3)) + 0.5).tolist()
-
-
 def assert_near(found: Tensor, expected: Tensor, what: str) -> None:
     assert found.shape == expected.shape, what
     difference = (found - expected).abs().flatten(2).amax(2)
     largest = expected.abs().flatten(2).amax(2)
     assert (difference <= 1e-9 * largest).all(), f"{what}: {(difference / largest).max():.1e}"
-
-
-@cache
-def exhibit(name: str) -> tuple[nn.Module, Tensor, Tensor]:
-    model, images = ZOO[name].model(), ZOO[name].images()
-    return model, images, choose_targets(model(images).detach())
 
 
 VARIANTS = ("z+-z+", "z+-w2", "gamma-2", "alpha_beta-1.5", "epsilon-0.1", "epsilon_plus")
