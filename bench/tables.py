@@ -60,7 +60,8 @@ def mosaics_table(results: dict[str, Any]) -> str:
         "|---|---|---|---|",
     ]
     for name, row in sorted(results["methods"].items(), key=lambda item: -item[1]["mean"]):
-        lines.append(f"| {name} | {row['mean']:.3f} | {row['least']:.3f} | {row['seconds']:.1f} |")
+        options = "".join(f", {key}={value}" for key, value in row["options"].items())
+        lines.append(f"| {name}{options} | {row['mean']:.3f} | {row['least']:.3f} | {row['seconds']:.1f} |")
     return "\n".join(lines) + "\n"
 
 

@@ -252,8 +252,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def options_of(method: str) -> dict[str, Any]:
-    seeded = "generator" in METHODS[method].options
-    return {**OPTIONS.get(method, {}), **({"generator": torch.Generator().manual_seed(1)} if seeded else {})}
+    own = METHODS[method].options
+    common = {"generator": torch.Generator().manual_seed(1), "pixel_range": (-5.0, 5.0)}
+    return {**OPTIONS.get(method, {}), **{name: value for name, value in common.items() if name in own}}
 
 
 @pytest.mark.parametrize("method", [*METHODS, "input_times_gradient"])
