@@ -162,7 +162,7 @@ def methods() -> None:
         table.add_row(method.name, method.family, method.paper, where, method.forwards, method.backwards)
     console = Console()
     # A pipe gets whole lines; a terminal's width is its own.
-    Console(width=None if console.is_terminal else 200).print(table)
+    Console(width=None if console.is_terminal else 400).print(table)
 
 
 @app.command()

@@ -84,7 +84,7 @@ ABLATION_CAM = Method(
     paper="Desai and Ramaswamy 2020",
     find=_ablation_cam,
     relu=True,
-    forwards="1 (behind the layer: + channels that are not 0, none before pooling and one linear layer)",
+    forwards="1; of the head: channels that are not 0",
     options={"batch_size": None},
     check=_check,
 )
