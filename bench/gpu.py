@@ -1,10 +1,10 @@
 """Tests and measurements on a machine with an NVIDIA GPU.
 
-    PYTHONPATH=.:kernels python -m bench.gpu --output results.json [--parts tests,ceilings,memory,relevance,methods]
+    PYTHONPATH=.:kernels python -m bench.gpu --output results.json [--parts tests,ceilings,memory,relevance]
 
-First the GPU tests: if one fails, nothing is measured. Then the two ceilings, copy bandwidth and bfloat16 matrix
-products; the memory-bound operators; the z+ convolutions over the layers of three networks; whole explanations.
-Each finished row is written at once, and a part that the output file holds whole is not run again: an interrupted
+Parts: first the GPU tests: if one fails, nothing is measured. Then the two ceilings, copy bandwidth and bfloat16
+matrix products; the memory-bound operators; the z+ convolutions over the layers of three networks; whole explanations
+by the first four methods; some methods of every other family. Each finished row is written at once, and a part that the output file holds whole is not run again: an interrupted
 run goes on where it was.
 """
 
@@ -35,12 +35,23 @@ def _relevance(ceilings: dict[str, float]) -> Iterator[dict[str, Any]]:
 
 
 def _methods(ceilings: dict[str, float]) -> Iterator[dict[str, Any]]:
-    from bench.gpu_methods import rows
+    from bench.gpu_methods import SETTINGS, rows
 
-    return rows()
+    return rows(SETTINGS)
 
 
-MEASUREMENTS: dict[str, Rows] = {"memory": _memory, "relevance": _relevance, "methods": _methods}
+def _families(_: dict[str, float]) -> Iterator[dict[str, Any]]:
+    from bench.gpu_methods import FAMILIES, rows
+
+    return rows(FAMILIES)
+
+
+MEASUREMENTS: dict[str, Rows] = {
+    "memory": _memory,
+    "relevance": _relevance,
+    "methods": _methods,
+    "families": _families,
+}
 PARTS = ("tests", "ceilings", *MEASUREMENTS)
 
 

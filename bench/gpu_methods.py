@@ -1,9 +1,10 @@
 """Whole explanations on a GPU: images per second and joules per image, against the reference operators and peers."""
 
 import copy
+import importlib.util
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -17,12 +18,14 @@ SIDE = 224
 WINDOW_SECONDS, ROUNDS = 0.4, 5
 # The energy counter samples a quarter of the time: it takes seconds to say something.
 ENERGY_SECONDS, ENERGY = 3.0, ("fastcam, float32", "fastcam, bfloat16", "stock forward, bfloat16 autocast")
-SETTINGS = [
-    # model, method, layer, batch
+Setting = tuple[str, str, str | None, int]  # model, method, layer, batch
+SETTINGS: list[Setting] = [
     *(("resnet50", "grad_cam", "layer4", batch) for batch in (1, 32, 256)),
     *(("resnet50", "relevance_cam", layer, batch) for layer in ("layer2", "layer4") for batch in (1, 32, 256)),
     *(("efficientnet_lite0", "relevance_cam", "head.activation", batch) for batch in (32, 256)),
     ("efficientnet_lite0", "score_cam", "head.activation", 1),
+]
+FAMILIES: list[Setting] = [
     *(("resnet50", method, "layer4", 32) for method in ("layer_cam", "grad_cam_pp", "eigen_cam")),
     *(("resnet50", method, None, 32) for method in ("gradient", "guided_backprop", "full_grad", "lrp")),
     *(("efficientnet_lite0", method, "head.activation", 1) for method in ("ss_cam", "is_cam", "ablation_cam")),
@@ -40,48 +43,65 @@ def build(name: str) -> nn.Module:
     return get_model(name, weights=None).eval().cuda()  # type: ignore[no-any-return]
 
 
+# The names of the same method in grad-cam and in torchcam.
+PEERS: dict[str, tuple[str | None, str | None]] = {
+    "grad_cam": ("GradCAM", "GradCAM"),
+    "grad_cam_pp": ("GradCAMPlusPlus", "GradCAMpp"),
+    "layer_cam": ("LayerCAM", "LayerCAM"),
+    "eigen_cam": ("EigenCAM", None),
+    "full_grad": ("FullGrad", None),
+    "ablation_cam": ("AblationCAM", None),
+    "score_cam": ("ScoreCAM", "ScoreCAM"),
+    "ss_cam": (None, "SSCAM"),
+    "is_cam": (None, "ISCAM"),
+}
+# Few samples, for fastcam and torchcam alike.
+SAMPLED = {"ss_cam": 2, "is_cam": 2}
+BATCH = 128
+
+
 def peers(
-    model: nn.Module, method: str, layer: str, images: Tensor, targets: list[int]
+    model: nn.Module, method: str, layer: str | None, images: Tensor, targets: list[int]
 ) -> dict[str, Callable[[], Any]]:
     """What of the same kind the peers have, at their best settings, of those that are installed."""
     found: dict[str, Callable[[], Any]] = {}
+    in_grad_cam, in_torchcam = PEERS.get(method, (None, None))
     laid_out = model.to(memory_format=torch.channels_last)
     photos = images.contiguous(memory_format=torch.channels_last)
-    try:
-        import pytorch_grad_cam as grad_cam_package
+    if in_grad_cam is not None and importlib.util.find_spec("pytorch_grad_cam"):
+        import pytorch_grad_cam
         from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
-    except ImportError:
-        pass
-    else:
-        kind = {"grad_cam": "GradCAM", "score_cam": "ScoreCAM"}.get(method)
-        if kind is not None:
-            peer = getattr(grad_cam_package, kind)(model=laid_out, target_layers=[laid_out.get_submodule(layer)])
-            peer.batch_size = 128
-            chosen = [ClassifierOutputTarget(target) for target in targets]
-            found["grad-cam"] = lambda: peer(input_tensor=photos, targets=chosen)
-    try:
+
+        at = [] if layer is None else [laid_out.get_submodule(layer)]
+        peer = getattr(pytorch_grad_cam, in_grad_cam)(model=laid_out, target_layers=at)
+        peer.batch_size = BATCH
+        chosen = [ClassifierOutputTarget(target) for target in targets]
+        found["grad-cam"] = lambda: peer(input_tensor=photos, targets=chosen)
+    if in_torchcam is not None and importlib.util.find_spec("torchcam"):
         from torchcam import methods as torchcam_methods
-    except ImportError:
-        pass
-    else:
-        kind = {"grad_cam": "GradCAM", "score_cam": "ScoreCAM"}.get(method)
-        if kind is not None:
-            options = {"batch_size": 128} if method == "score_cam" else {}
 
-            def torchcam() -> Any:
-                with getattr(torchcam_methods, kind)(laid_out, layer, **options) as extractor:
-                    return extractor(targets, laid_out(photos))
+        batched = {"batch_size": BATCH} if method in ("score_cam", *SAMPLED) else {}
+        sampled = {"num_samples": SAMPLED[method]} if method in SAMPLED else {}
 
-            found["torchcam"] = torchcam
+        def torchcam() -> Any:
+            with getattr(torchcam_methods, in_torchcam)(laid_out, layer, **batched, **sampled) as extractor:
+                return extractor(targets, laid_out(photos))
+
+        found["torchcam"] = torchcam
     return found
 
 
-def variants(model: nn.Module, method: str, layer: str, images: Tensor) -> dict[str, Callable[[], Any]]:
+def variants(model: nn.Module, method: str, layer: str | None, images: Tensor) -> dict[str, Callable[[], Any]]:
     """fastcam in every precision, its references, the model's own forward, and the peers in float32."""
     targets = torch.arange(len(images), device=images.device) % 1000
+    options = {"samples": SAMPLED[method]} if method in SAMPLED else {}
 
     def own(precision: str, backend: str) -> Callable[[], Any]:
-        explainer = fastcam.Explainer(model, method=method, layer=layer, precision=precision)
+        settings = {"layer": layer, "precision": precision, **options}
+        if method == "ucag":
+            explainer: Callable[..., Any] = fastcam.Ucag(model, method="grad_cam", **settings)
+        else:
+            explainer = fastcam.Explainer(model, method=method, **settings)
 
         def run() -> Any:
             with use_backend(backend):
@@ -122,11 +142,11 @@ def joules_per_image(runs: dict[str, Callable[[], Any]], batch: int) -> dict[str
     return found
 
 
-def rows() -> Iterator[dict[str, Any]]:
+def rows(settings: Sequence[Setting]) -> Iterator[dict[str, Any]]:
     """Measure every setting, the variants taking turns. A variant that fails is named with its error."""
-    for name, method, layer, batch in SETTINGS:
+    for name, method, layer, batch in settings:
         model = build(name)
-        images = torch.randn(batch, 3, SIDE, SIDE, device="cuda", generator=torch.Generator("cuda").manual_seed(0))
+        images = torch.rand(batch, 3, SIDE, SIDE, device="cuda", generator=torch.Generator("cuda").manual_seed(0))
         seconds: dict[str, list[float]] = {}
         failed: dict[str, str] = {}
         conditions: dict[str, Any] = {}

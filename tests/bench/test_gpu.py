@@ -46,7 +46,7 @@ def test_every_memory_bound_operator_is_measured_at_every_batch() -> None:
 
 def test_parts_are_chosen_and_checked(capsys: pytest.CaptureFixture[str]) -> None:
     assert gpu.parse(["--parts", "tests,memory"]).parts == ["tests", "memory"]
-    assert gpu.parse([]).parts == ["tests", "ceilings", "memory", "relevance", "methods"]
+    assert gpu.parse([]).parts == ["tests", "ceilings", "memory", "relevance", "methods", "families"]
     with pytest.raises(SystemExit):
         gpu.parse(["--parts", "tests,speed"])
     assert "unknown part speed; valid: tests, ceilings, memory" in capsys.readouterr().err
