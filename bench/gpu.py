@@ -4,8 +4,8 @@
 
 Parts: first the GPU tests: if one fails, nothing is measured. Then the two ceilings, copy bandwidth and bfloat16
 matrix products; the memory-bound operators; the z+ convolutions over the layers of three networks; whole explanations
-by the first four methods; some methods of every other family. Each finished row is written at once, and a part that the output file holds whole is not run again: an interrupted
-run goes on where it was.
+by the first four methods; some methods of every other family. Each finished row is written at once, and a part that
+the output file holds whole is not run again: an interrupted run goes on where it was.
 """
 
 import argparse
