@@ -50,7 +50,10 @@ def embedded_mosaics(side: int = 112) -> tuple[nn.Module, Tensor]:
 
 
 def pointing(model: nn.Module, images: Tensor, method: str, options: Mapping[str, Any]) -> dict[str, float]:
-    """Mean and least share of a method's positive evidence in the right quarter, and the seconds it took."""
+    """Mean and least share of a method's positive evidence in the right quarter, and the seconds it took.
+
+    empty: maps without positive evidence, of which no share is taken.
+    """
     layered = fastcam.attribution.METHODS[method].layer == "last"
     settings = {"layer": LAST_LAYER if layered else None, "method": method, "normalize": False, **options}
     start = time.perf_counter()
@@ -58,9 +61,11 @@ def pointing(model: nn.Module, images: Tensor, method: str, options: Mapping[str
         fastcam.explain(model, images, [list(CLASSES)] * len(images), **settings) for _ in range(DRAWS.get(method, 1))
     ]
     found = torch.stack([shares(maps) for maps in draws])
+    told = ~found.isnan()
     return {
-        "mean": found.mean().item(),
-        "least": found.min().item(),
+        "mean": found[told].mean().item(),
+        "least": found[told].min().item(),
+        "empty": int((~told).sum()),
         "seconds": time.perf_counter() - start,
     }
 
@@ -72,7 +77,7 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "extremal_perturbation": {"steps": 400},
 }
 # A map of random weights says something on average only.
-DRAWS = {"random_cam": 32}
+DRAWS = {"random_cam": 128}
 
 
 def measure(names: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -56,12 +56,14 @@ def mosaics_table(results: dict[str, Any]) -> str:
         f"{results['model']}, {results['layer']} for methods that take a layer; seconds for {results['images']} "
         f"mosaics of {results['targets']} classes, on {results['threads']} threads.",
         "",
-        "| method | mean share | least of 16 | seconds |",
-        "|---|---|---|---|",
+        "| method | mean share | least of 16 | empty maps | seconds |",
+        "|---|---|---|---|---|",
     ]
     for name, row in sorted(results["methods"].items(), key=lambda item: -item[1]["mean"]):
         options = "".join(f", {key}={value}" for key, value in row["options"].items())
-        lines.append(f"| {name}{options} | {row['mean']:.3f} | {row['least']:.3f} | {row['seconds']:.1f} |")
+        lines.append(
+            f"| {name}{options} | {row['mean']:.3f} | {row['least']:.3f} | {row['empty']} | {row['seconds']:.1f} |"
+        )
     return "\n".join(lines) + "\n"
 
 

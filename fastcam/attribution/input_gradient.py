@@ -24,8 +24,8 @@ def _images(network: Network, _: Sequence[Layer]) -> tuple[fx.Node, ...]:
 
 def _largest(g: Tensor) -> Tensor:
     """max_c |g_c|: (N, T, C, H, W) -> (N, T, H, W)."""
-    largest: Tensor = torch.linalg.vector_norm(g, ord=torch.inf, dim=2)
-    return largest
+    # Not torch's vector norm, which takes fifty times as long on a CPU.
+    return g.abs().amax(dim=2)
 
 
 def _gradient(case: Case, _: Sequence[Layer], __: Options) -> Evidence:

@@ -22,8 +22,12 @@ _FUNCTIONAL: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+# Their derivative is told by their result, so that autograd lets their input be overwritten.
+_TOLD_BY_RESULT = ("none", "relu", "relu6")
+
+
 def activate(x: Tensor, name: str) -> Tensor:
-    """Apply an activation by its name; x is overwritten where no gradient is wanted."""
+    """Apply an activation by its name; x, a tensor that nothing else reads, is overwritten where that can be."""
     if name not in _IN_PLACE:
         raise ValueError(f"activation: {name!r} given, one of {', '.join(map(repr, _IN_PLACE))} is valid")
-    return _FUNCTIONAL[name](x) if x.requires_grad else _IN_PLACE[name](x)
+    return _FUNCTIONAL[name](x) if x.requires_grad and name not in _TOLD_BY_RESULT else _IN_PLACE[name](x)

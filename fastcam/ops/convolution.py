@@ -34,7 +34,7 @@ def convolution(
     """Return activation(conv(x, W) + b + residual), in the dtype of the weights; residual: like the result."""
     y = F.conv2d(x, weight, bias, stride, padding, dilation, groups)
     if residual is not None:
-        y = y + residual if y.requires_grad else y.add_(residual)
+        y = y.add_(residual)
     return activate(y, activation)
 
 
