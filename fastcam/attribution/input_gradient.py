@@ -44,17 +44,20 @@ class _Rectify(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, top: float | None, guided: bool) -> Tensor:
         y = torch.relu(x) if top is None else x.clamp(0, top)
+        ctx.top = top
         if guided:
-            ctx.save_for_backward((y > 0) if top is None else (y > 0) & (y < top))
+            ctx.save_for_backward(y)
         return y
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         (g,) = gradients
-        positive = g.clamp(min=0)
-        for passes in ctx.saved_tensors:
-            positive.mul_(passes)
-        return positive, None, None
+        if not ctx.saved_tensors:
+            return g.clamp(min=0), None, None
+        (y,) = ctx.saved_tensors
+        # where 0 < y < top
+        passed = aten.threshold_backward(g, y, 0) if ctx.top is None else aten.hardtanh_backward(g, y, 0, ctx.top)
+        return passed.clamp_(min=0), None, None
 
 
 # Operations that clip from 0 on, or may: their bounds where a call leaves them out.

@@ -20,7 +20,7 @@ from fastcam.ops.backend import current_backend
 Output = Callable[[Any], Tensor]
 
 # Captures of one model: as many input sizes as a study alternates between.
-_MOST_GRAPHS = 8
+_MOST_GRAPHS = 16
 
 
 @dataclass
