@@ -152,7 +152,7 @@ def _show(axes: Axes, picture: Pixels | None) -> None:
     axes.set_xticks([])
     axes.set_yticks([])
     if picture is None:
-        axes.text(0.5, 0.5, "not defined\nat this layer", ha="center", va="center", fontsize=7)
+        axes.text(0.5, 0.5, "no map\nat this layer", ha="center", va="center", fontsize=7)
         axes.set_box_aspect(1)
     else:
         axes.imshow(picture)

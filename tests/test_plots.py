@@ -128,7 +128,7 @@ def test_figure_is_laid_out_as_methods_by_layers() -> None:
     assert shown == [[1, 1, 0], [1, 0, 1]]
     assert (axes[1, 0].images[0].get_array() == GREY).all()
     assert (axes[0, 1].images[0].get_array()[0, 0] == [255, 0, 0]).all()
-    assert "not defined" in axes[0, 2].texts[0].get_text()
+    assert "no map" in axes[0, 2].texts[0].get_text()
 
 
 @pytest.mark.parametrize("title", ["a$b$.png", r"$\alpha", "a_{2}^x"], ids=str)
