@@ -3,22 +3,17 @@
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from fastcam import ops
 from fastcam.attribution.case import Case
 from fastcam.attribution.checks import check_batch_size
 from fastcam.attribution.masks import live_channels, span_of, times, unit_masks, upsampled_range
-from fastcam.attribution.method import Evidence, Method, Options, Weighted, Whole
+from fastcam.attribution.method import Evidence, Method, Options, Weighted, Whole, the_layers
 from fastcam.attribution.scoring import ask, batch_for
 from fastcam.network.arguments import check_choice
 from fastcam.network.layers import Layer
-from fastcam.network.network import Network
 from fastcam.ops.maps import upsample
-
-
-def _layers(network: Network, layers: Sequence[Layer]) -> tuple[fx.Node, ...]:
-    return tuple(layer.node for layer in layers)
 
 
 def _abs_cam(case: Case, layers: Sequence[Layer], options: Options) -> Evidence:
@@ -112,7 +107,7 @@ ABS_CAM = Method(
     relu=True,
     forwards="1 + channels that are not 0",
     backwards="1",
-    leaves=_layers,
+    leaves=the_layers,
     options={"mask": "channel", "batch_size": None},
     check=_check,
 )

@@ -4,13 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from fastcam.attribution.case import Case
-from fastcam.attribution.method import Evidence, Method, Options, Whole
+from fastcam.attribution.method import Evidence, Method, Options, Whole, the_layers
 from fastcam.attribution.propagated import check_first, first_rule, propagated, route_to
 from fastcam.network.layers import Layer
-from fastcam.network.network import Network
 from fastcam.propagation.agf import agf_rules, factorised_layers, gradients, last_input
 from fastcam.propagation.products import wide
 from fastcam.propagation.rap import rap_rules
@@ -64,10 +63,6 @@ def _agf(case: Case, layers: Sequence[Layer], options: Options) -> Evidence:
     return Evidence(g.logits, targets, [Whole(r) for r in found.maps], found.left_out())
 
 
-def _layers(network: Network, layers: Sequence[Layer]) -> tuple[fx.Node, ...]:
-    return tuple(layer.node for layer in layers)
-
-
 _OPTIONS: Options = {"first": "zB", "pixel_range": None}
 
 RAP = Method(
@@ -92,7 +87,7 @@ RSP = Method(
     signed=True,
     forwards="1 + 1 up to the layer",
     backwards="1 + 1 through what lies before it",
-    leaves=_layers,
+    leaves=the_layers,
     options=_OPTIONS,
     check=check_first,
 )

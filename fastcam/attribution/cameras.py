@@ -2,20 +2,15 @@
 
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
-from torch import Tensor, fx
+from torch import Tensor
 
 from fastcam.attribution.case import Case, Pass
 from fastcam.attribution.checks import check_number, check_whole
-from fastcam.attribution.method import Evidence, Method, Options, Weighted
+from fastcam.attribution.method import Evidence, Method, Options, Weighted, the_layers
 from fastcam.network.layers import Layer
-from fastcam.network.network import Network
 from fastcam.ops.maps import upsample
-
-
-def _layers(network: Network, layers: Sequence[Layer]) -> tuple[fx.Node, ...]:
-    return tuple(layer.node for layer in layers)
+from fastcam.propagation.products import wide
 
 
 def sizes_of(size: Sequence[int], steps: int, largest: float) -> list[tuple[int, int]]:
@@ -47,16 +42,12 @@ def _cameras(case: Case, layers: Sequence[Layer], options: Options) -> Evidence:
 def _at_size(case: Case, layers: Sequence[Layer], size: tuple[int, int]) -> list[tuple[Tensor, Tensor]]:
     """A (N, K, h, w) and g (N, T, K, h, w) of each layer for the images at `size`."""
     if size == tuple(case.images.shape[2:]):
-        return [(_wide(case.value(layer.node)), _wide(case.gradient(layer.node))) for layer in layers]
+        return [(wide(case.value(layer.node)), wide(case.gradient(layer.node))) for layer in layers]
     images = F.interpolate(case.images.detach(), size=size, mode="bicubic", align_corners=False)
     network, nodes = case.at_size(images, layers)
     seen = Pass(network, images, keep=nodes, leaves=nodes)
     gradients = seen.gradients(case.targets)
-    return [(_wide(seen.value(node)), _wide(gradients[node])) for node in nodes]
-
-
-def _wide(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+    return [(wide(seen.value(node)), wide(gradients[node])) for node in nodes]
 
 
 def _check(options: Options) -> None:
@@ -72,7 +63,7 @@ CAMERAS = Method(
     relu=True,
     forwards="steps, at up to 4.1 times the side",
     backwards="steps",
-    leaves=_layers,
+    leaves=the_layers,
     options={"steps": 8, "largest": 924 / 224},
     check=_check,
 )

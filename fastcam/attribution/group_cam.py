@@ -4,23 +4,18 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from fastcam import ops
 from fastcam.attribution.blur import gaussian_blur
 from fastcam.attribution.case import Case
 from fastcam.attribution.checks import check_batch_size, check_number, check_whole
 from fastcam.attribution.masks import live_channels, unit_masks
-from fastcam.attribution.method import Evidence, Method, Options, Whole
+from fastcam.attribution.method import Evidence, Method, Options, Whole, the_layers
 from fastcam.attribution.scoring import ask, batch_for, score_of
 from fastcam.network.layers import Layer
-from fastcam.network.network import Network
 
 _TAPS, _SIGMA = 51, 50.0
-
-
-def _layers(network: Network, layers: Sequence[Layer]) -> tuple[fx.Node, ...]:
-    return tuple(layer.node for layer in layers)
 
 
 def _group_cam(case: Case, layers: Sequence[Layer], options: Options) -> Evidence:
@@ -89,7 +84,7 @@ GROUP_CAM = Method(
     relu=True,
     forwards="2 + groups",
     backwards="1",
-    leaves=_layers,
+    leaves=the_layers,
     options={"groups": 32, "percentile": 70, "batch_size": None},
     check=_check,
 )

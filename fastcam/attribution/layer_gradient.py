@@ -8,12 +8,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from fastcam.attribution.case import Case
-from fastcam.attribution.method import Evidence, Method, Options, Weighted, Whole
+from fastcam.attribution.method import Evidence, Method, Options, Weighted, Whole, the_layers
 from fastcam.network.layers import Layer
-from fastcam.network.network import Network
 from fastcam.ops.maps import min_max_
 
 # A, g -> what is made of them
@@ -85,10 +84,6 @@ def products(a: Tensor, g: Tensor) -> Tensor:
     return torch.einsum("ntkhw,nkhw->ntk", g.to(wide(g)), a.to(wide(g)))
 
 
-def _nodes(_: Network, layers: Sequence[Layer]) -> tuple[fx.Node, ...]:
-    return tuple(layer.node for layer in layers)
-
-
 def _method(name: str, paper: str, formula: Formula, **more: Any) -> Method:
     def find(case: Case, layers: Sequence[Layer], _: Options) -> Evidence:
         parts = [formula(case.value(layer.node), case.gradient(layer.node)) for layer in layers]
@@ -101,7 +96,7 @@ def _method(name: str, paper: str, formula: Formula, **more: Any) -> Method:
         find=find,
         forwards="1",
         backwards="1",
-        leaves=_nodes,
+        leaves=the_layers,
         **{"relu": True, **more},
     )
 

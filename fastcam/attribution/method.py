@@ -49,6 +49,11 @@ def no_leaves(network: Network, layers: Sequence[Layer]) -> tuple[fx.Node, ...]:
     return ()
 
 
+def the_layers(network: Network, layers: Sequence[Layer]) -> tuple[fx.Node, ...]:
+    """Scores are differentiated by the activations of the layers themselves."""
+    return tuple(layer.node for layer in layers)
+
+
 def nothing_to_check(options: Options) -> None:
     """The method has no options with invalid values."""
 

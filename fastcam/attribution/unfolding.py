@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fastcam import ops
 from fastcam.attribution.case import Resolve
+from fastcam.attribution.checks import check_batch_size
 from fastcam.attribution.explainer import Explainer, Result, check_methods, explanation, overflow
 from fastcam.attribution.explanation import Explanation
 from fastcam.attribution.method import Evidence, Weighted, Whole
@@ -62,7 +63,8 @@ class Ucag:
         **settings: Any,
     ) -> None:
         self._patches, self._crop = _check_patches(patches), _check_crop(crop)
-        self._scale, self._batch_size = _check_scale(scale), _check_batch_size(batch_size)
+        check_batch_size(batch_size)
+        self._scale, self._batch_size = _check_scale(scale), batch_size
         names = check_methods(method)
         # Methods that answer a patch by many forward passes keep to the same bound.
         if batch_size is not None and any("batch_size" in METHODS[name].options for name in names):
@@ -252,9 +254,3 @@ def _check_scale(scale: object) -> float:
     if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale < math.inf:
         raise ValueError(f"scale: {scale!r} given, a positive number is valid")
     return scale
-
-
-def _check_batch_size(batch_size: object) -> int | None:
-    if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
-        raise ValueError(f"batch_size: {batch_size!r} given, None or a positive integer is valid")
-    return batch_size

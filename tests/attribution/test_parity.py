@@ -20,6 +20,7 @@ from torchvision.models.resnet import BasicBlock
 
 import fastcam
 from fastcam.models import efficientnet_lite0
+from tests.attribution.toys import TwoChannels
 from tests.zoo import randomise
 
 TOLERANCE = 1e-4
@@ -321,23 +322,6 @@ def test_score_cam_does_not_depend_on_the_batch_size(slim_resnet: nn.Module) -> 
     for batch_size in (1, 7):
         parts = fastcam.score_cam(slim_resnet, images, 3, "layer2", batch_size=batch_size)
         assert (parts - whole).abs().max() < TOLERANCE
-
-
-class TwoChannels(nn.Module):
-    """A0 = x, A1 = relu(5 - x), A2 = 0; logits 2 a0 - a1, a1 - a0, 3 a1 of the means a."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.relu, self.pool = nn.Conv2d(1, 3, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(3, 3)
-        with torch.no_grad():
-            self.conv.weight.copy_(torch.tensor([1.0, -1.0, 0.0]).view(3, 1, 1, 1))
-            self.conv.bias.copy_(torch.tensor([0.0, 5.0, -1.0]))
-            self.fc.weight.copy_(torch.tensor([[2.0, -1.0, 9.0], [-1.0, 1.0, 9.0], [0.0, 3.0, 9.0]]))
-            self.fc.bias.zero_()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc(self.pool(self.relu(self.conv(x))).flatten(1))
 
 
 class TestByHand:
