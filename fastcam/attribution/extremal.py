@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastcam.attribution.blur import soft_blur
+from fastcam.ops.blur import soft_blur
 from fastcam.attribution.case import Case
 from fastcam.attribution.checks import check_batch_size, check_number, check_whole
 from fastcam.attribution.method import Evidence, Method, Options, Whole

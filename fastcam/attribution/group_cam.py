@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fastcam import ops
-from fastcam.attribution.blur import gaussian_blur
+from fastcam.ops.blur import gaussian_blur
 from fastcam.attribution.case import Case
 from fastcam.attribution.checks import check_batch_size, check_number, check_whole
 from fastcam.attribution.masks import live_channels, unit_masks

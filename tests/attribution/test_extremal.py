@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import fastcam
-from fastcam.attribution.blur import gaussian_blur, soft_blur
+from fastcam.ops.blur import gaussian_blur, soft_blur
 from fastcam.attribution.extremal import SmoothMasks, _perturbed, _ranked
 from tests.attribution.toys import watched
 

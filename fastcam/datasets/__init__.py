@@ -1,0 +1,1 @@
+"""Data sets to evaluate explanations on."""

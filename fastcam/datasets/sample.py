@@ -1,0 +1,62 @@
+"""What a data set holds: photos, each with one class to look at, and where that class is."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle in a photo's own pixels, x to the right and y down; right and bottom are the first pixels outside."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """A photo and a class in it.
+
+    name: unique in the data set, the same on every machine: the photo's path below the root, with "#class" behind it
+        where a photo has several classes.
+    label: the class's index among the model's outputs; None where it is not known.
+    boxes: of that class.
+    difficult: belongs to the pointing game's difficult subset.
+    """
+
+    name: str
+    path: Path
+    label: int | None = None
+    boxes: tuple[Box, ...] = ()
+    difficult: bool = False
+
+
+class DataSet(Protocol):
+    """Photos with their classes, in a fixed order.
+
+    name: as `--dataset` takes it. root: the folder. regions: what tells where a class is.
+    """
+
+    @property
+    def name(self) -> str:
+        """The data set's name."""
+
+    @property
+    def root(self) -> Path:
+        """Its folder."""
+
+    @property
+    def samples(self) -> Sequence[Sample]:
+        """All samples, in a fixed order."""
+
+    @property
+    def has_regions(self) -> bool:
+        """Whether it tells where the classes are."""
+
+    def mask(self, sample: Sample) -> Tensor | None:
+        """Booleans (h, w) of the photo's size where the class is, for data sets of masks; None where boxes tell."""

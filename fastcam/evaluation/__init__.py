@@ -1,0 +1,1 @@
+"""Evaluation of methods over whole data sets."""

@@ -1,0 +1,1 @@
+"""Metrics of explanations: faithfulness, localisation, density, segmentation, sanity."""

@@ -1,0 +1,108 @@
+"""Maps on trial: what several metrics need of the same maps, computed once."""
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from fastcam.metrics.batch import Batch
+from fastcam.network.arguments import Targets, resolve_targets
+from fastcam.ops.maps import min_max_
+from fastcam.ops.perturbed_inputs import pixel_rank
+
+# From images (M, C, H, W) and targets (M,) to maps (M, H, W).
+Explain = Callable[[Tensor, Tensor], Tensor]
+# Where the class is, per map: (M, H, W) booleans, or a list of M tensors (h, w) at sizes of their own.
+Regions = Tensor | Sequence[Tensor]
+
+
+class Trial:
+    """Maps that explain a batch of images, one class each.
+
+    batch: the images, with the model that scores them.
+    maps: (N, H, W), or (N, T, H, W) where targets are (N, T): at the images' size, raw or normalised.
+    targets: the classes explained, as in `fastcam.explain`; None: the predicted class.
+    explain: makes maps of further images by the same method, for metrics that compare maps.
+    regions: where the class is; booleans of the maps' shape, or a list with one tensor (h, w) per map.
+
+    Inside, images and classes are spread out: M = N or N T maps (M, H, W), targets (M,), image `owner[m]` for map m.
+    """
+
+    def __init__(
+        self,
+        batch: Batch,
+        maps: Tensor,
+        targets: Targets = None,
+        *,
+        explain: Explain | None = None,
+        regions: Regions | None = None,
+    ) -> None:
+        self.batch, self.explain = batch, explain
+        resolved, self.several = self._resolve(targets)
+        count, per_image = resolved.shape
+        shape = (count, *([per_image] if self.several else []), *batch.images.shape[2:])
+        self.maps = check_maps(maps, shape, batch).flatten(0, -3)
+        self.targets = resolved.flatten()
+        self.owner = torch.arange(count, device=maps.device).repeat_interleave(per_image)
+        self.regions = None if regions is None else check_regions(regions, self.maps)
+
+    @cached_property
+    def images(self) -> Tensor:
+        """The image of each map, (M, C, H, W)."""
+        return self.batch.images if not self.several else self.batch.images[self.owner]
+
+    @cached_property
+    def score(self) -> Tensor:
+        """y = p_c(image), (M,)."""
+        return self.batch.probabilities[self.owner, self.targets]
+
+    @cached_property
+    def normalized(self) -> Tensor:
+        """The maps' positive part, min-max scaled to [0, 1]; a map without a positive part stays zero."""
+        return min_max_(self.maps.clamp(min=0))
+
+    @cached_property
+    def rank(self) -> Tensor:
+        """Each pixel's position in the descending order of its map, (M, H, W); of equals the first comes first."""
+        return pixel_rank(self.maps)
+
+    def shaped(self, values: Tensor) -> Tensor:
+        """Values (M, ...) as the caller gave the maps: (N, ...) or (N, T, ...)."""
+        return values.unflatten(0, (len(self.batch.images), -1)) if self.several else values
+
+    def _resolve(self, targets: Targets) -> tuple[Tensor, bool]:
+        return resolve_targets(targets, self.batch.probabilities, self.batch.checks)
+
+
+def check_maps(maps: object, shape: tuple[int, ...], batch: Batch) -> Tensor:
+    """Maps in at least float32. Raises TypeError or ValueError for what does not fit the images."""
+    if not isinstance(maps, Tensor) or not maps.is_floating_point():
+        given = maps.dtype if isinstance(maps, Tensor) else type(maps).__name__
+        raise TypeError(f"maps: {given} given, a float tensor of shape {shape} is valid")
+    if tuple(maps.shape) != shape:
+        raise ValueError(
+            f'maps: shape {tuple(maps.shape)} given, {shape} is valid: one map per image and target, at the images\' '
+            'size (explain with size="input")'
+        )
+    if maps.device != batch.images.device:
+        raise ValueError(f"maps: on {maps.device}, but the images are on {batch.images.device}; move one of them")
+    maps = maps.detach().to(torch.promote_types(maps.dtype, torch.float32))
+    batch.checks.add(~maps.isfinite().all(), lambda: "maps: NaN or infinite values; all must be finite")
+    return maps
+
+
+def check_regions(regions: object, maps: Tensor) -> Regions:
+    """Regions for M maps. Raises TypeError or ValueError for what does not fit them."""
+    if isinstance(regions, Tensor) and regions.dtype == torch.bool and regions.dim() >= 3:
+        flat = regions.flatten(0, -3)
+        if flat.shape == maps.shape and flat.device == maps.device:
+            return flat
+    elif isinstance(regions, list | tuple) and all(isinstance(r, Tensor) and r.dtype == torch.bool for r in regions):
+        if len(regions) == len(maps) and all(r.dim() == 2 and r.device == maps.device for r in regions):
+            return list(regions)
+    given = f"{regions.dtype} {tuple(regions.shape)}" if isinstance(regions, Tensor) else type(regions).__name__
+    raise ValueError(
+        f"regions: {given} given, booleans of shape {tuple(maps.shape)} on {maps.device}, or a list of {len(maps)} "
+        "boolean tensors (h, w) are valid"
+    )
