@@ -121,8 +121,9 @@ class Batch(Once):
         count, fixed = len(images), len(self.images)
         if not self.network.graph.dynamic_batch and count != fixed:
             # The model's own code fixes the number of images: the last portion is filled up with its first image.
-            parts = [torch.cat([p, p[:1].expand(fixed - len(p), -1, -1, -1)]) for p in images.split(fixed)]
-            return torch.cat([self._forward(part) for part in parts])[:count]
+            parts = [images[start : start + fixed] for start in range(0, count, fixed)]
+            full = [torch.cat([p, p[:1].expand(fixed - len(p), -1, -1, -1)]) for p in parts]
+            return torch.cat([self._forward(part) for part in full])[:count]
         logits = self.network.forward(images)[0]
         return logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(dim=1)
 

@@ -63,9 +63,9 @@ def average_drop(
     baseline: Baseline = 0.0,
     **common: Unpack[Common],
 ) -> Tensor:
-    """Average drop (Chattopadhay et al. 2018; adcc section 3): max(0, y - o) / y * 100, with o the masked image's score.
+    """Average drop (Chattopadhay et al. 2018; adcc section 3): max(0, y - o) / y * 100.
 
-    y = p_c(x), o = p_c(x m + b (1 - m)). Of a data set the mean is taken.
+    y = p_c(x) is the image's score, o = p_c(x m + b (1 - m)) the masked image's. Of a data set the mean is taken.
 
     Args:
         model, images, maps, targets, common: see `fastcam.metrics.evaluate`.

@@ -42,8 +42,8 @@ class Trial(Once):
         super().__init__()
         if explain is not None and not callable(explain):
             raise TypeError(
-                f"explain: {type(explain).__name__} given, None or a function from images (M, C, H, W) and targets (M,) "
-                "to maps (M, H, W) is valid"
+                f"explain: {type(explain).__name__} given, None or a function from images (M, C, H, W) and targets "
+                "(M,) to maps (M, H, W) is valid"
             )
         self.batch, self.explain = batch, explain
         resolved, self.several = self._resolve(targets)
@@ -80,7 +80,7 @@ class Trial(Once):
 
     def shaped(self, values: Tensor) -> Tensor:
         """Values (M, ...) as the caller gave the maps: (N, ...) or (N, T, ...)."""
-        return values.unflatten(0, (len(self.batch.images), -1)) if self.several else values
+        return values.reshape(len(self.batch.images), -1, *values.shape[1:]) if self.several else values
 
     def _resolve(self, targets: Targets) -> tuple[Tensor, bool]:
         batch = self.batch
@@ -113,9 +113,10 @@ def check_regions(regions: object, maps: Tensor) -> Regions:
         flat = regions.flatten(0, -3)
         if flat.shape == maps.shape and flat.device == maps.device:
             return flat
-    elif isinstance(regions, list | tuple) and all(isinstance(r, Tensor) and r.dtype == torch.bool for r in regions):
-        if len(regions) == len(maps) and all(r.dim() == 2 and r.device == maps.device for r in regions):
-            return list(regions)
+    elif isinstance(regions, list | tuple) and len(regions) == len(maps):
+        planes = [r for r in regions if isinstance(r, Tensor) and r.dtype == torch.bool and r.dim() == 2]
+        if len(planes) == len(maps) and all(plane.device == maps.device for plane in planes):
+            return planes
     given = f"{regions.dtype} {tuple(regions.shape)}" if isinstance(regions, Tensor) else type(regions).__name__
     raise ValueError(
         f"regions: {given} given, booleans of shape {tuple(maps.shape)} on {maps.device}, or a list of {len(maps)} "
