@@ -64,9 +64,8 @@ def check_maps_alone(maps: object, checks: DeferredChecks) -> Tensor:
 
 
 def regions_of(trial: Trial) -> Regions:
-    """The regions of a trial. Raises ValueError where it has none."""
-    if trial.regions is None:
-        raise ValueError("regions: none given, but metrics of places need to know where the class is; pass regions=")
+    """The regions of a trial."""
+    assert trial.regions is not None, "a metric that needs regions is measured with them"
     return trial.regions
 
 
