@@ -1,7 +1,7 @@
 """Does a map lie where its class is: pointing game, energy pointing game, intersection over union.
 
-Regions are booleans of the maps' shape, or a list with one tensor (h, w) per map, at the size of its photo: then the map
-is resized to the photo, bilinearly. A map whose region has no pixel (a box that did not survive the crop) gets NaN.
+Regions are booleans of the maps' shape, or a list with one tensor (h, w) per map, at the size of its photo: then the
+map is resized to the photo, bilinearly. A map whose region has no pixel (a box that did not survive the crop) gets NaN.
 """
 
 from collections.abc import Mapping

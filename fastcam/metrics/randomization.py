@@ -55,11 +55,11 @@ def randomization(
     All is done on a deep copy in eval mode; the model is not touched. The classes explained stay those of the model
     as it was. A stage is computed when it is asked for.
 
-    What becomes of a module that has parameters of its own: its `reset_parameters` is called where it has one; else each
-    of its parameters is drawn from a normal distribution of mean 0 and of the root mean square that the parameter's
-    values had. Batch norm's `reset_parameters` makes the scale 1, the shift 0, the running mean 0 and the running
-    variance 1: it then passes its input on. Numbers are drawn on the CPU, and so are the same on every device; the
-    global generator is left as it was.
+    What becomes of a module that has parameters of its own: its `reset_parameters` is called where it has one; else
+    each of its parameters is drawn from a normal distribution of mean 0 and of the root mean square that the
+    parameter's values had. Batch norm's `reset_parameters` makes the scale 1, the shift 0, the running mean 0 and the
+    running variance 1: it then passes its input on. Numbers are drawn on the CPU, and so are the same on every device;
+    the global generator is left as it was.
 
     Args:
         model: the classifier.
@@ -79,7 +79,7 @@ def randomization(
         Stages, one per layer.
 
     Raises:
-        ValueError, TypeError: for an argument that is not valid, a model that cannot be copied, or maps that do not fit.
+        ValueError, TypeError: for an argument that is not valid, a model that cannot be copied, maps that do not fit.
     """
     check_choice("mode", mode, ("cascading", "independent"))
     if isinstance(seed, bool) or not isinstance(seed, int):
@@ -151,8 +151,9 @@ def make_random(layer: nn.Module, seed: int) -> None:
         for module in fresh.modules():
             if not _has_own(module):
                 continue
-            if callable(getattr(module, "reset_parameters", None)):
-                module.reset_parameters()
+            reset = getattr(module, "reset_parameters", None)
+            if callable(reset):
+                reset()
                 continue
             for parameter in module.parameters(recurse=False):
                 parameter.normal_().mul_(parameter.detach().clone().square().mean().sqrt())
@@ -177,7 +178,8 @@ def _copy(model: nn.Module) -> nn.Module:
     try:
         return copy.deepcopy(model).eval()
     except Exception as error:
-        raise ValueError(f"model: {type(model).__name__} cannot be copied, and only a copy is changed: {error}") from error
+        reason = f"cannot be copied, and only a copy may be changed: {error}"
+        raise ValueError(f"model: {type(model).__name__} {reason}") from error
 
 
 def _check_layers(layers: Sequence[str], model: nn.Module) -> Sequence[str]:

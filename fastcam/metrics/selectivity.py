@@ -77,7 +77,7 @@ def most_weighted(activations: Tensor, weights: Tensor, *, top: int = 3, size: t
     channels, strengths = order[..., :top], ordered[..., :top]
     image = torch.arange(len(alpha), device=alpha.device).view(-1, 1, 1)
     weighted = activations.detach()[image, channels].to(number) * strengths[..., None, None]
-    maps = upsample(weighted.flatten(1, 2), size).unflatten(1, channels.shape[1:])
+    maps = upsample(weighted.flatten(1, 2), size).view(*channels.shape, *size)
     largest = alpha.abs().amax(dim=-1, keepdim=True)
     scaled = alpha / torch.where(largest > 0, largest, 1)
     if not several:
@@ -96,8 +96,8 @@ def _check_weights(activations: Tensor, weights: object, top: object) -> bool:
     if not fits or weights.numel() == 0:
         hint = "; weights per position are not one number per channel" if weights.dim() > 3 else ""
         raise ValueError(
-            f"weights: shape {tuple(weights.shape)} given, ({images}, {channels}) or ({images}, T, {channels}) is valid at "
-            f"this layer{hint}"
+            f"weights: shape {tuple(weights.shape)} given, ({images}, {channels}) or ({images}, T, {channels}) is valid "
+            f"at this layer{hint}"
         )
     if weights.device != activations.device:
         raise ValueError(f"weights: on {weights.device}, but the images are on {activations.device}; move one of them")

@@ -39,9 +39,9 @@ def rank_correlation(a: Tensor, b: Tensor) -> Tensor:
 def ssim(a: Tensor, b: Tensor) -> Tensor:
     """Mean structural similarity of two maps, each min-max scaled.
 
-    mean over windows of (2 mx my + C1) (2 sxy + C2) / ((mx^2 + my^2 + C1) (sx^2 + sy^2 + C2)), with means, variances and
-    covariance under a Gaussian window of 11 x 11 pixels and standard deviation 1.5, C1 = 0.01^2, C2 = 0.03^2. Windows lie
-    wholly inside the map. A flat map is scaled to zeros.
+    mean over windows of (2 mx my + C1) (2 sxy + C2) / ((mx^2 + my^2 + C1) (sx^2 + sy^2 + C2)), with means, variances
+    and covariance under a Gaussian window of 11 x 11 pixels and standard deviation 1.5, C1 = 0.01^2, C2 = 0.03^2.
+    Windows lie wholly inside the map. A flat map is scaled to zeros.
 
     Args:
         a, b: (..., H, W), float, of one shape, H and W at least 11.
@@ -87,27 +87,30 @@ def _windowed(planes: Tensor) -> Tensor:
     weights = torch.exp(-distance.square() / (2 * SIGMA**2))
     weights = weights / weights.sum()
     rows = F.conv2d(planes.flatten(0, 1).unsqueeze(1), weights.view(1, 1, 1, -1))
-    return F.conv2d(rows, weights.view(1, 1, -1, 1)).squeeze(1).unflatten(0, planes.shape[:2])
+    windowed = F.conv2d(rows, weights.view(1, 1, -1, 1))
+    return windowed.view(*planes.shape[:2], *windowed.shape[2:])
 
 
 def _check(a: object, b: object) -> tuple[Tensor, Tensor]:
     """Both maps as (M, H, W), in one dtype of at least float32."""
     checks = DeferredChecks()
-    for name, maps in (("a", a), ("b", b)):
-        if not isinstance(maps, Tensor) or not maps.is_floating_point():
-            given = maps.dtype if isinstance(maps, Tensor) else type(maps).__name__
-            raise TypeError(f"{name}: {given} given, a float tensor (..., H, W) is valid")
-        if maps.dim() < 2 or maps.numel() == 0:
-            raise ValueError(f"{name}: a tensor of shape {tuple(maps.shape)} given, maps (..., H, W) are valid")
-    assert isinstance(a, Tensor)
-    assert isinstance(b, Tensor)
-    if a.shape != b.shape or a.device != b.device:
+    first, second = _check_one("a", a, checks), _check_one("b", b, checks)
+    if first.shape != second.shape or first.device != second.device:
         raise ValueError(
-            f"a, b: shapes {tuple(a.shape)} on {a.device} and {tuple(b.shape)} on {b.device} given, two of one shape on "
-            "one device are valid"
+            f"a, b: shapes {tuple(first.shape)} on {first.device} and {tuple(second.shape)} on {second.device} given, "
+            "two of one shape on one device are valid"
         )
-    number = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
-    for name, maps in (("a", a), ("b", b)):
-        checks.add(~maps.isfinite().all(), lambda name=name: f"{name}: NaN or infinite values; all must be finite")
     checks.settle()
-    return tuple(maps.detach().to(number).reshape(-1, *maps.shape[-2:]) for maps in (a, b))  # type: ignore[return-value]
+    number = torch.promote_types(torch.promote_types(first.dtype, second.dtype), torch.float32)
+    size = first.shape[-2:]
+    return first.to(number).reshape(-1, *size), second.to(number).reshape(-1, *size)
+
+
+def _check_one(name: str, maps: object, checks: DeferredChecks) -> Tensor:
+    if not isinstance(maps, Tensor) or not maps.is_floating_point():
+        given = maps.dtype if isinstance(maps, Tensor) else type(maps).__name__
+        raise TypeError(f"{name}: {given} given, a float tensor (..., H, W) is valid")
+    if maps.dim() < 2 or maps.numel() == 0:
+        raise ValueError(f"{name}: a tensor of shape {tuple(maps.shape)} given, maps (..., H, W) are valid")
+    checks.add(~maps.isfinite().all(), lambda: f"{name}: NaN or infinite values; all must be finite")
+    return maps.detach()

@@ -5,11 +5,14 @@
         metric.update(images, fastcam.grad_cam(model, images))
     print(metric.compute())
 
-States are sums in float64 and counts, added up over processes: a process that saw no image adds nothing. Maps for which a
-metric is undefined (NaN: a box that did not survive the crop) are left out, and counted in `left_out`. Without any map the
-result is NaN. In a `MetricCollection`, give `update` its arguments by name (images, maps, targets, regions, labels): each
-metric takes those that it knows. Several metrics of the same images share their forward passes in
-`fastcam.metrics.evaluate`, which gives the values per image; here every metric runs its own.
+States are sums in float64 and counts, added up over processes: a process that saw no image adds nothing. Maps for which
+a metric is undefined (NaN: a box that did not survive the crop) are left out, and counted in `left_out`. Without any map
+the result is NaN.
+
+In a `torchmetrics.MetricCollection`, give `update` its arguments by name (images, maps, targets, regions, labels): each
+metric takes those that it knows. One that holds the same metric for two models needs `compute_groups=False`, since
+torchmetrics takes metrics for one whose states agree after the first batch. Several metrics of the same images share
+their forward passes in `fastcam.metrics.evaluate`, which gives the values per image; here every metric runs its own.
 """
 
 from collections.abc import Callable, Mapping
@@ -141,8 +144,8 @@ class _Explaining(_OfModel):
         super().__init__(model, precision=precision, output=output, batch_size=batch_size, **settings)
         if not callable(explain):
             raise TypeError(
-                f"explain: {type(explain).__name__} given, the method that made the maps is valid: a fastcam.Explainer, or "
-                "a function from images (M, C, H, W) and targets (M,) to maps (M, H, W)"
+                f"explain: {type(explain).__name__} given, the method that made the maps is valid: a fastcam.Explainer, "
+                "or a function from images (M, C, H, W) and targets (M,) to maps (M, H, W)"
             )
         self._explain = explain
 
@@ -199,8 +202,8 @@ class Coherency(_Explaining):
 
     Args:
         model: the classifier; not changed, and no part of the metric's own state.
-        explain: the method that made the maps: a `fastcam.Explainer`, or a function from images (M, C, H, W) and targets
-            (M,) to maps (M, H, W).
+        explain: the method that made the maps: a `fastcam.Explainer`, or a function from images (M, C, H, W) and
+            targets (M,) to maps (M, H, W).
         precision, output, batch_size: as in `fastcam.metrics.evaluate`.
         settings: options of the metric, and torchmetrics' own.
     """
@@ -232,8 +235,8 @@ class ADCC(_Explaining):
 
     Args:
         model: the classifier; not changed, and no part of the metric's own state.
-        explain: the method that made the maps: a `fastcam.Explainer`, or a function from images (M, C, H, W) and targets
-            (M,) to maps (M, H, W).
+        explain: the method that made the maps: a `fastcam.Explainer`, or a function from images (M, C, H, W) and
+            targets (M,) to maps (M, H, W).
         precision, output, batch_size: as in `fastcam.metrics.evaluate`.
         settings: options of the metric, and torchmetrics' own.
     """
@@ -254,7 +257,7 @@ class ADCC(_Explaining):
 
 
 class Insertion(_OfModel):
-    """Insertion, 0 to 1: the area under the class's probability while pixels come into a blurred image, brightest first.
+    """Insertion, 0 to 1: the area under the class's probability while pixels come into a blurred image, best first.
 
     The mean over all maps; see `fastcam.metrics.insertion` for the options.
 
@@ -269,7 +272,7 @@ class Insertion(_OfModel):
 
 
 class Deletion(_OfModel):
-    """Deletion, 0 to 1: the area under the class's probability while pixels go from the image, brightest first.
+    """Deletion, 0 to 1: the area under the class's probability while pixels go from the image, best first.
 
     The mean over all maps; see `fastcam.metrics.deletion` for the options.
 
