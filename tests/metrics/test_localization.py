@@ -256,8 +256,9 @@ def test_bad_maps_and_regions(function: Any, maps: Any, regions: Any, error: typ
 
 
 @pytest.mark.parametrize(
-    ("value", "error"), [(-1, ValueError), (math.inf, ValueError), (math.nan, ValueError), ("15", TypeError), (True, TypeError)]
-)  # fmt: skip
+    ("value", "error"),
+    [(-1, ValueError), (math.inf, ValueError), (math.nan, ValueError), ("15", TypeError), (True, TypeError)],
+)
 def test_bad_tolerances(value: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match=r"tolerance: .* given, a finite number of at least 0 is valid"):
         pointing_game(MAPS, REGIONS, tolerance=value)
