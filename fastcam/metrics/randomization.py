@@ -87,8 +87,9 @@ def randomization(
     if not callable(explain):
         raise TypeError(f"explain: {type(explain).__name__} given, a function of model, images and targets is valid")
     twin = _copy(check_model(model))
+    chosen = None if layers is None else _check_layers(layers, twin)
     batch = Batch(twin, images, precision=precision, output=output)
-    found = layers_from_logits(batch.network.graph, twin) if layers is None else _check_layers(layers, twin)
+    found = chosen or layers_from_logits(batch.network.graph, twin)
     resolved, several = resolve_targets(targets, batch.probabilities, batch.checks)
     batch.checks.settle()
     classes = resolved if several else resolved.squeeze(1)
@@ -156,7 +157,7 @@ def make_random(layer: nn.Module, seed: int) -> None:
                 reset()
                 continue
             for parameter in module.parameters(recurse=False):
-                parameter.normal_().mul_(parameter.detach().clone().square().mean().sqrt())
+                parameter.copy_(torch.randn_like(parameter) * parameter.square().mean().sqrt())
     _overwrite(layer, _tensors(fresh))
 
 

@@ -96,8 +96,8 @@ def _check_weights(activations: Tensor, weights: object, top: object) -> bool:
     if not fits or weights.numel() == 0:
         hint = "; weights per position are not one number per channel" if weights.dim() > 3 else ""
         raise ValueError(
-            f"weights: shape {tuple(weights.shape)} given, ({images}, {channels}) or ({images}, T, {channels}) is valid "
-            f"at this layer{hint}"
+            f"weights: shape {tuple(weights.shape)} given, ({images}, {channels}) or ({images}, T, {channels}) is "
+            f"valid at this layer{hint}"
         )
     if weights.device != activations.device:
         raise ValueError(f"weights: on {weights.device}, but the images are on {activations.device}; move one of them")

@@ -6,8 +6,8 @@
     print(metric.compute())
 
 States are sums in float64 and counts, added up over processes: a process that saw no image adds nothing. Maps for which
-a metric is undefined (NaN: a box that did not survive the crop) are left out, and counted in `left_out`. Without any map
-the result is NaN.
+a metric is undefined (NaN: a box that did not survive the crop) are left out, and counted in `left_out`. Without any
+map the result is NaN.
 
 In a `torchmetrics.MetricCollection`, give `update` its arguments by name (images, maps, targets, regions, labels): each
 metric takes those that it knows. One that holds the same metric for two models needs `compute_groups=False`, since
@@ -144,8 +144,8 @@ class _Explaining(_OfModel):
         super().__init__(model, precision=precision, output=output, batch_size=batch_size, **settings)
         if not callable(explain):
             raise TypeError(
-                f"explain: {type(explain).__name__} given, the method that made the maps is valid: a fastcam.Explainer, "
-                "or a function from images (M, C, H, W) and targets (M,) to maps (M, H, W)"
+                f"explain: {type(explain).__name__} given, the method that made the maps is valid: a "
+                "fastcam.Explainer, or a function from images (M, C, H, W) and targets (M,) to maps (M, H, W)"
             )
         self._explain = explain
 
