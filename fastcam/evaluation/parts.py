@@ -1,4 +1,4 @@
-"""The fixed plan of a run: which samples, in which parts, in which batches. Nothing in it depends on time or processes."""
+"""The fixed plan of a run: which samples, in which parts, in which batches, whatever the time and the processes."""
 
 import hashlib
 from collections.abc import Iterable, Sequence

@@ -21,7 +21,7 @@ _PATIENCE = timedelta(days=30)
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among `count`."""
+    """One process among `count`."""
 
     rank: int = 0
     count: int = 1
@@ -58,7 +58,7 @@ class Processes:
             distributed.barrier()
 
     def deal(self, things: Sequence[T]) -> Sequence[T]:
-        """This process's share: each thing goes to exactly one process."""
+        """A process's share: each thing goes to exactly one process."""
         return things[self.rank :: self.count]
 
 

@@ -169,8 +169,7 @@ class Store:
 
     def file(self, kind: Kind, part: Part) -> Path:
         """Where a part's rows are, or will be."""
-        # Quoted, so that a name with a slash or a colon is a file's, and no two models share one.
-        return self.path / kind / f"{part.number:05d}-{quote(part.model, safe=' +')}.parquet"
+        return self.path / kind / _name(part.number, part.model)
 
     def facts(self, kind: Kind, part: Part) -> Facts | None:
         """What a finished part says of itself; None for one that is not finished, or whose file is damaged."""
@@ -241,11 +240,11 @@ def read_run(path: Path) -> Run:
     asked = read_asked(path)
     tables, bad, complete = [], list[Bad](), True
     for model in asked.study.models:
-        kept = sorted((path / "parts").glob(f"*-{_escaped(quote(model.name, safe=' +'))}.parquet"))
+        kept = _files(path, "parts", model.name)
         facts = [_whole_facts(file) for file in kept]
         tables += [_read(file) for file in kept]
-        screened = sorted((path / "screen").glob(f"*-{_escaped(quote(model.name, safe=' +'))}.parquet"))
-        bad += [b for fact in (*facts, *map(_whole_facts, screened)) for b in fact.bad]
+        screened = map(_whole_facts, _files(path, "screen", model.name))
+        bad += [b for fact in (*screened, *facts) for b in fact.bad]
         complete &= bool(facts) and len(facts) == facts[0].total
     if not tables:
         raise RunError(f"run {path}: no part is finished yet; let fastcam evaluate go on first")
@@ -285,6 +284,21 @@ def writing(path: Path) -> Iterator[None]:
             f"output: {path} cannot be written ({reason}). Nothing that was finished is lost: set this right, and the "
             "same command goes on from there"
         ) from error
+
+
+def _name(number: int, model: str) -> str:
+    # Quoted, so that a name with a slash or a colon is a file's, and no two models share one.
+    return f"{number:05d}-{quote(model, safe=' +')}.parquet"
+
+
+def _files(path: Path, kind: Kind, model: str) -> list[Path]:
+    """The finished parts of a model, in order."""
+    found = {}
+    for file in (path / kind).glob("*.parquet"):
+        number = file.name.partition("-")[0]
+        if number.isdecimal() and file.name == _name(int(number), model):
+            found[int(number)] = file
+    return [found[number] for number in sorted(found)]
 
 
 def _facts(path: Path) -> Facts | None:
@@ -333,11 +347,6 @@ def _lines(path: Path) -> Iterator[Mapping[str, Any]]:
             yield json.loads(line)
         except ValueError:
             continue
-
-
-def _escaped(name: str) -> str:
-    """A name that stands for itself in a pattern; quoted names hold no brackets."""
-    return name
 
 
 def _version(package: str) -> str:
