@@ -2,17 +2,14 @@
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from fastcam.datasets.views import View
 from fastcam.evaluation.explaining import calls_of, seed_of
-from fastcam.evaluation.worker import Worker
+from fastcam.evaluation.worker import Worker, fill
 from fastcam.metrics.batch import Batch
-from fastcam.metrics.measure import measure
-from fastcam.metrics.trial import Trial
 
 
 def measure_cost(worker: Worker, positions: Sequence[int]) -> dict[str, Any]:
@@ -23,48 +20,46 @@ def measure_cost(worker: Worker, positions: Sequence[int]) -> dict[str, Any]:
     layer, the unmasked scores being known.
     """
     began = time.perf_counter()
-    (views,) = worker.load([positions])
-    load = time.perf_counter() - began
-    good = [(view, position) for view, position in zip(views, positions, strict=True) if isinstance(view, View)]
-    good = good[: worker.portions.size]
-    if not good:
+    (views,) = worker.views([positions])
+    load = (time.perf_counter() - began) / len(positions)
+    filled = fill(positions, views, worker.dataset.samples)
+    if filled is None:
         return {}
-    shown, first = [view for view, _ in good], worker.samples[good[0][1]]
-    seed, count, study = seed_of(worker.study.seed, first.name), len(good), worker.study
-    images = worker.images(shown)
-    network = Batch(worker.model.model, images, precision=study.precision)
+    filled = filled[: worker.portions.size]
+    count, study, model = len(filled.positions), worker.study, worker.model.model
+    images, seed = worker.images(filled), seed_of(study.seed, filled.samples[0].name)
+    calls = {spec.label: calls_of(model, [spec], worker.spec.layers, study.precision)[0] for spec in study.methods}
+    explanation, (made, *_) = calls[worker.labels[0]](images, None, seed)
+
+    def batch() -> Batch:
+        return Batch(model, images, precision=study.precision, probabilities=explanation.probabilities)
 
     def timed(work: Callable[[], object]) -> float:
-        return _seconds(work, images) / count
+        return _seconds(work, images.device) / count
 
-    calls = {
-        spec.label: calls_of(worker.model.model, [spec], worker.spec.layers, study.precision)[0]
-        for spec in study.methods
-    }
-    explanation, made = calls[worker.labels[0]](images, None, seed)
-
-    def trial() -> Trial:
-        batch = Batch(worker.model.model, images, precision=study.precision, probabilities=explanation.probabilities)
-        return Trial(batch, made[0].maps, explanation.targets, explain=made[0].explain, regions=worker.regions(shown))
-
-    chosen = {each.metric.name: each for each in worker.chosen}
+    network = batch()
     return {
         "images": count,
-        "load": load / len(positions),
+        "load": load,
         "forward": timed(lambda: network.probabilities_of(network.images)),
-        "methods": {label: timed(lambda call=call: call(images, None, seed)) for label, call in calls.items()},
-        "metrics": {name: timed(lambda each=each: measure(trial(), [each])) for name, each in chosen.items()},
+        "methods": {label: timed(partial(call, images, None, seed)) for label, call in calls.items()},
+        "metrics": {
+            each.metric.name: timed(
+                lambda each=each: worker.metrics(batch(), filled, made, explanation.targets, [each])
+            )
+            for each in worker.chosen
+        },
     }
 
 
-def _seconds(work: Callable[[], object], images: Tensor) -> float:
+def _seconds(work: Callable[[], object], device: torch.device) -> float:
     """The time of one call; on a GPU of the best of three, behind one that prepares."""
-    on_gpu = images.device.type == "cuda"
+    on_gpu = device.type == "cuda"
     times = []
     for _ in range(4 if on_gpu else 1):
         began = time.perf_counter()
         work()
         if on_gpu:
-            torch.cuda.synchronize(images.device)
+            torch.cuda.synchronize(device)
         times.append(time.perf_counter() - began)
     return min(times)

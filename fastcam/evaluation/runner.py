@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from rich.progress import Progress
 
+from fastcam.datasets.fingerprint import fingerprint
+from fastcam.datasets.loader import ViewBatch
 from fastcam.datasets.sample import DataSet
 from fastcam.evaluation.checks import check_study
 from fastcam.evaluation.cost import measure_cost
 from fastcam.evaluation.errors import RunError
-from fastcam.evaluation.fingerprint import fingerprint_of, weights_digest
 from fastcam.evaluation.lock import locked
 from fastcam.evaluation.memory import Portions, is_out_of_memory
 from fastcam.evaluation.parts import Part, cut, draw_order, first_right, next_round
@@ -36,7 +37,8 @@ from fastcam.evaluation.store import (
     writing,
 )
 from fastcam.evaluation.study import ModelSpec, Study
-from fastcam.evaluation.worker import Worker, study_columns
+from fastcam.evaluation.weights import weights_digest
+from fastcam.evaluation.worker import Worker
 from fastcam.metrics.registry import METRICS
 from fastcam.models.loading import load_model
 from fastcam.models.preprocessing import parse_size
@@ -81,7 +83,7 @@ def evaluate(study: Study, dataset: DataSet, output: Path, how: How) -> Run | No
         threads = processes.first(lambda: _prepare(store, stack, how))
         stack.enter_context(_machinery(threads))
         device = local_device(how.device)
-        asked = Asked(study, data_facts(dataset, fingerprint_of(dataset)), surroundings(device, threads))
+        asked = Asked(study, data_facts(dataset, fingerprint(dataset).sha256), surroundings(device, threads))
         everywhere = processes.gather((asked.data["fingerprint"], asked.environment))
         processes.first(lambda: _begin(store, asked, everywhere))
         progress = stack.enter_context(bars(shown=processes.rank == 0 and not how.quiet))
@@ -171,8 +173,10 @@ class _Launch:
         bar.skip(sum(len(part.samples) for part in finished))
         if missing:
             at_work.check_weights(finished.values())
-        for part in missing:
-            self._do(kind, part, at_work, bar)
+            # One stream for all: photos of the next part are read while this one is worked on.
+            views = at_work.worker.views([batch for part in missing for batch in part.batches(self.study.batch)])
+            for part in missing:
+                self._do(kind, part, at_work, views, bar)
         bar.end()
         for of_process in self.processes.gather(self.bad):
             self.bad |= of_process
@@ -182,11 +186,12 @@ class _Launch:
         tables = [self.store.read(kind, part) for part in share]
         return [(row["index"], row["predicted"]) for table in tables for row in table.to_pylist()]
 
-    def _do(self, kind: Kind, part: Part, at_work: "_AtWork", bar: Bar) -> None:
+    def _do(self, kind: Kind, part: Part, at_work: "_AtWork", views: Iterator[ViewBatch], bar: Bar) -> None:
         began = time.perf_counter()
         worker = at_work.worker
         try:
-            done = worker.screen(part, bar.tick) if kind == "screen" else worker.measure(part, bar.tick)
+            work = worker.screen if kind == "screen" else worker.measure
+            done = work(part, views, bar.tick)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -219,8 +224,8 @@ class _Launch:
         if not self.told:
             self.told = True
             self.how.say(
-                f"memory does not suffice for {before} images of {model} at a time: going on with {after}, and fewer if "
-                "need be; rows then agree with those of the full batch to rounding, no longer to the bit"
+                f"memory does not suffice for {before} images of {model} at a time: going on with {after}, and fewer "
+                "if need be; rows then agree with those of the full batch to rounding, no longer to the bit"
             )
 
     def _log(self, **line: Any) -> None:
@@ -264,20 +269,15 @@ class _AtWork:
             crop = "none" if spec.crop == "none" else None if spec.crop is None else parse_size(spec.crop)
             resize = None if spec.resize is None else parse_size(spec.resize)
             preprocessing = loaded.preprocessing.changed(resize=resize, crop=crop)
-            if preprocessing.size is None:
-                raise ValueError(
-                    f"models: {spec.name}: views of a short side of {preprocessing.resize} without a crop differ in "
-                    "size and make no batch; give --crop, or both sides with --resize HxW"
-                )
             model = replace(loaded, model=loaded.model.to(launch.device), preprocessing=preprocessing)
             self._worker = Worker(
                 study=launch.study,
                 spec=spec,
                 model=model,
-                samples=launch.dataset.samples,
-                load=load_views(launch.dataset, preprocessing, workers=launch.how.workers, device=launch.device),
+                dataset=launch.dataset,
                 portions=Portions(launch.study.batch, lambda a, b: launch.halved(spec.name, a, b)),
                 device=launch.device,
+                workers=launch.how.workers,
             )
         return self._worker
 
@@ -308,8 +308,8 @@ def _begin(store: Store, asked: Asked, everywhere: Sequence[tuple[str, dict[str,
     for rank, other in enumerate(everywhere):
         if other != own:
             raise RunError(
-                f"process {rank} has another data set or other machinery than process 0 ({other} and {own}); rows would "
-                "not be of one kind"
+                f"process {rank} has another data set or other machinery than process 0 ({other} and {own}); rows "
+                "would not be of one kind"
             )
     store.begin(asked)
 
