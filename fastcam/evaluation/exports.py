@@ -83,7 +83,9 @@ def _latex(table: Table, caption: str) -> str:
         r"    \toprule",
         "    " + " & ".join(["", *(_span(_group_title(g.model, g.layer), n) for g, n in spans)]) + r" \\",
         "    " + " ".join(_rules([n for _, n in spans])),
-        "    " + " & ".join(["Method", *(_span(_title(h), w) for h, w in zip(table.heads, widths, strict=True))]) + r" \\",
+        "    "
+        + " & ".join(["Method", *(_span(_title(h), w) for h, w in zip(table.heads, widths, strict=True))])
+        + r" \\",
     ]
     if any(head.printed for head in table.heads):
         kinds = [kind for head in table.heads for kind in (["ours", "paper"] if head.printed else ["ours"])]

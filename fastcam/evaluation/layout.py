@@ -130,9 +130,7 @@ def _table(results: Results, groups: Sequence[Group], baselines: frozenset[str])
     )
 
 
-def _head(
-    group: Group, column: Column, lines: Sequence[Line], results: Results, baselines: frozenset[str]
-) -> Head:
+def _head(group: Group, column: Column, lines: Sequence[Line], results: Results, baselines: frozenset[str]) -> Head:
     # The scale and the digits are those of the whole column, whichever groups have printed figures.
     printed = [line.published[column.name] for line in results.lines if column.name in line.published]
     percent = any(p.percent for p in printed)

@@ -82,7 +82,7 @@ def check_maps(maps: object, shape: tuple[int, ...], batch: Batch) -> Tensor:
         raise TypeError(f"maps: {given} given, a float tensor of shape {shape} is valid")
     if tuple(maps.shape) != shape:
         raise ValueError(
-            f'maps: shape {tuple(maps.shape)} given, {shape} is valid: one map per image and target, at the images\' '
+            f"maps: shape {tuple(maps.shape)} given, {shape} is valid: one map per image and target, at the images' "
             'size (explain with size="input")'
         )
     if maps.device != batch.images.device:
