@@ -37,8 +37,15 @@ def _list_presets(asked: bool) -> None:
 def evaluate(
     data: Annotated[Path, typer.Option(help="The data set's folder.", metavar="DIR")],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="The run's folder: new, or one to go on with.", metavar="RUN")
-    ],
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="The run's folder: new, or one to go on with.",
+            metavar="RUN",
+            show_default="the preset's name, or run",
+        ),
+    ] = None,
     preset: Annotated[
         str | None, typer.Option(help="A table of a paper, such as relevance-cam/table1.", metavar="NAME")
     ] = None,
@@ -165,7 +172,8 @@ def evaluate(
             study.dataset, data, annotations=annotations, classes=classes, class_names=_class_names(study)
         )
         try:
-            run = run_study(study, found, output, how)
+            folder = output or Path("run" if preset is None else preset.replace("/", "-"))
+            run = run_study(study, found, folder, how)
         except SaidElsewhere as error:
             raise typer.Exit(WRONG_USE) from error
     if run is not None:
@@ -187,7 +195,7 @@ def asked_study(
         study = study_from({**defaults, **given}, source="options")
     else:
         study = study_from({**as_table(base), **given}, source="options")
-    changed = {
+    changed: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value for key, value in of_models.items() if value is not None
     }
     own = {key: value for key, value in of_metrics.items() if value is not None}

@@ -10,6 +10,7 @@ import torch
 from fastcam.evaluation.explaining import calls_of, seed_of
 from fastcam.evaluation.worker import Worker, fill
 from fastcam.metrics.batch import Batch
+from fastcam.metrics.measure import Chosen
 
 
 def measure_cost(worker: Worker, positions: Sequence[int]) -> dict[str, Any]:
@@ -37,18 +38,16 @@ def measure_cost(worker: Worker, positions: Sequence[int]) -> dict[str, Any]:
     def timed(work: Callable[[], object]) -> float:
         return _seconds(work, images.device) / count
 
+    def of_metric(each: Chosen) -> float:
+        return timed(lambda: worker.metrics(batch(), filled, made, explanation.targets, [each]))
+
     network = batch()
     return {
         "images": count,
         "load": load,
         "forward": timed(lambda: network.probabilities_of(network.images)),
         "methods": {label: timed(partial(call, images, None, seed)) for label, call in calls.items()},
-        "metrics": {
-            each.metric.name: timed(
-                lambda each=each: worker.metrics(batch(), filled, made, explanation.targets, [each])
-            )
-            for each in worker.chosen
-        },
+        "metrics": {each.metric.name: of_metric(each) for each in worker.chosen},
     }
 
 

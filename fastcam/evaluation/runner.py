@@ -303,7 +303,7 @@ def _prepare(store: Store, stack: ExitStack, how: How) -> int:
     return torch.get_num_threads() if before is None else int(before.environment["threads"])
 
 
-def _begin(store: Store, asked: Asked, everywhere: Sequence[tuple[str, dict[str, Any]]]) -> None:
+def _begin(store: Store, asked: Asked, everywhere: Sequence[object]) -> None:
     own = everywhere[0]
     for rank, other in enumerate(everywhere):
         if other != own:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from fastcam.metrics.registry import METRICS
 from fastcam.metrics.trial import Trial
 from fastcam.models.loading import LoadedModel
 
+T = TypeVar("T")
 # Told of every batch that is done: images.
 Tick = Callable[[int], None]
 
@@ -131,7 +132,7 @@ class Worker:
         rows: dict[str, list[Any]] = {"index": [], "predicted": []}
         bad: list[Bad] = []
         for filled in self._filled(part, views, bad, tick):
-            found = self.portions.each(len(filled.positions), lambda portion, of=filled: self._predicted(of[portion]))
+            found = self._in_portions(filled, self._predicted)
             for position, predicted in zip(filled.positions, np.concatenate(found).tolist(), strict=True):
                 if position is not None:
                     rows["index"].append(position)
@@ -143,7 +144,7 @@ class Worker:
         rows: dict[str, list[Any]] = {}
         bad: list[Bad] = []
         for filled in self._filled(part, views, bad, tick):
-            found = self.portions.each(len(filled.positions), lambda portion, of=filled: self.measured(of[portion]))
+            found = self._in_portions(filled, self.measured)
             for name, values in self._rows(filled.positions, found).items():
                 rows.setdefault(name, []).extend(values)
         return Done(rows=rows, bad=tuple(bad), batch=self._batch())
@@ -193,6 +194,9 @@ class Worker:
         # A model of another dtype gets its own.
         floats = (p.dtype for p in self.model.model.parameters() if p.is_floating_point())
         return scaled.to(next(floats, torch.float32))
+
+    def _in_portions(self, filled: Filled, work: Callable[[Filled], T]) -> list[T]:
+        return self.portions.each(len(filled.positions), lambda portion: work(filled[portion]))
 
     def _predicted(self, filled: Filled) -> NDArray[np.int32]:
         batch = Batch(self.model.model, self.images(filled), precision=self.study.precision)
