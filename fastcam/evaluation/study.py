@@ -1,12 +1,16 @@
 """A study: which methods explain which models at which layers on which images, and by what they are judged."""
 
+import json
 import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+# Keys that say what a study is called and what a paper found: rows are the same without them.
+DECIDES_NOTHING = ("title", "source", "published")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,3 +107,33 @@ def _spec(kind: type[T], table: Mapping[str, Any], source: str) -> T:
         return kind(**frozen)
     except TypeError as error:
         raise ValueError(f"{source}: {str(error).partition('() ')[2]}") from error
+
+
+def as_table(study: Study) -> dict[str, Any]:
+    """The study as JSON and TOML hold it; `study_from` makes the same study of it."""
+    table: dict[str, Any] = json.loads(json.dumps(asdict(study)))
+    return table
+
+
+def differences(a: Study, b: Study) -> list[str]:
+    """What of `b` is not as in `a`: "batch: 8 and 16", a line a key; title, source and published figures aside."""
+    tables = [{k: v for k, v in as_table(study).items() if k not in DECIDES_NOTHING} for study in (a, b)]
+    return list(_differences("", *tables))
+
+
+def _differences(key: str, a: object, b: object) -> Iterator[str]:
+    if isinstance(a, dict) and isinstance(b, dict):
+        for name in dict.fromkeys((*a, *b)):
+            yield from _differences(f"{key}.{name}" if key else name, a.get(name), b.get(name))
+    elif isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+        for position, pair in enumerate(zip(a, b, strict=True)):
+            yield from _differences(f"{key}[{position}]", *pair)
+    elif a != b or type(a) is not type(b):
+        yield f"{key}: {_short(a)} and {_short(b)}"
+
+
+def _short(value: object) -> str:
+    """A value in few words: of tables their names."""
+    if isinstance(value, list) and value and all(isinstance(v, dict) and "name" in v for v in value):
+        value = [v.get("label", v["name"]) for v in value]
+    return json.dumps(value)

@@ -60,7 +60,8 @@ def load_model(name: str, *, weights: str = "default") -> LoadedModel:
         name: a torchvision classifier, "efficientnet_lite0", or "package.module:function" for a function
             without arguments that returns an nn.Module; the working directory is searched for the module.
         weights: "default" (torchvision's best, downloaded once; a function's model as it comes), "none"
-            (random; a function's model as it comes), or a file that holds a state dict.
+            (random; a function's model as it comes), one of torchvision's names for weights of this model
+            ("IMAGENET1K_V1", downloaded once), or a file that holds a state dict.
 
     Raises:
         ValueError: an unknown name (close names are listed), weights that cannot be downloaded or read, or
@@ -91,8 +92,9 @@ def _embedded(weights: str) -> LoadedModel:
 
 def _torchvision(name: str, weights: str) -> LoadedModel:
     available = torchvision.models.get_model_weights(name)
-    chosen = available.DEFAULT
-    if weights == "default":
+    named = available.__members__.get(weights)
+    chosen = named or available.DEFAULT
+    if weights == "default" or named is not None:
         try:
             model = torchvision.models.get_model(name, weights=chosen)
         # No network, no such file, a full disk, a connection cut off, a checksum that does not agree.
