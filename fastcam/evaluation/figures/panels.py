@@ -18,8 +18,8 @@ from fastcam.plots import Pixels, plain
 # Inches: the side of a square picture, and the space around it. At the 110 dots of `write_png` 224 pixels stay so.
 _SIDE, _GAP, _LEFT, _EDGE = 2.0, 0.08, 0.32, 0.12
 _TITLE, _HEADING, _LINE = 0.42, 0.34, 0.155
-# Room for the ticks of a plot inside its cell: left, bottom.
-_TICKS = (0.42, 0.3)
+# Room for the ticks of a plot at its left.
+_TICKS = 0.42
 _FONT = 8.0
 # A photo longer than that is shown with bars beside it.
 _LONGEST = 3.0
@@ -36,14 +36,18 @@ class Panel:
     boxes: Sequence[Box] = ()
 
 
+Drawing: TypeAlias = Callable[[Axes], None]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plot:
-    """Axes that `draw` fills, as wide as `span` pictures, with a title above."""
+    """Axes that `draw` fills, as wide as `span` pictures, with a title above; `ticks` inches below are for labels."""
 
-    draw: Callable[[Axes], None]
+    draw: Drawing
     title: str = ""
     note: str = ""
     span: int = 1
+    ticks: float = 0.3
 
 
 # None: there is no map here.
@@ -112,7 +116,7 @@ def _draw(page: _Page, cell: Cell, left: float, top: float, width: float, height
         page.text(left + width / 2, top + height / 2, "no map\nat this layer", size=_FONT)
         return
     if isinstance(cell, Plot):
-        axes = page.axes(left + _TICKS[0], top, width - _TICKS[0] - _GAP, height - _TICKS[1])
+        axes = page.axes(left + _TICKS, top, width - _TICKS - _GAP, height - cell.ticks)
         axes.tick_params(labelsize=_FONT - 1.5, pad=2)
         cell.draw(axes)
     else:
