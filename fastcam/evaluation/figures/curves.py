@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from fastcam.evaluation.figures.panels import Plot
 from fastcam.evaluation.figures.subject import Subject
+from fastcam.metrics.evaluate import evaluate
+from fastcam.metrics.perturbation import fractions_of
 from fastcam.plots import Map
 
 # (method, layer, class index), as maps are known by.
@@ -22,9 +24,10 @@ TITLES: Mapping[str, str] = {"deletion": "deletion (lower is better)", "insertio
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Judged:
-    """Of one map: the areas under its curves, and the curves themselves, p_c after each step, (steps + 1,)."""
+    """Of one map: the areas under its curves, and the curves: p_c at each share of the pixels, (S,)."""
 
     areas: Mapping[str, float]
+    shares: NDArray[np.floating]
     curves: Mapping[str, NDArray[np.floating]]
 
     def __str__(self) -> str:
@@ -44,10 +47,9 @@ def judge(subject: Subject, maps: Mapping[Key, Map], *, steps: int) -> dict[Key,
         raise ValueError(f"steps: {steps} given, 0 (no curves) or a positive number of steps is valid")
     if not steps or not maps:
         return {}
-    from fastcam.metrics.evaluate import evaluate
-
     subject.before("insertion and deletion")
     height, width = subject.inputs.shape[2:]
+    step = math.ceil(height * width / steps)
     device = subject.inputs.device
     columns = evaluate(
         subject.model,
@@ -56,11 +58,13 @@ def judge(subject: Subject, maps: Mapping[Key, Map], *, steps: int) -> dict[Key,
         torch.tensor([[target for _, _, target in maps]], device=device),
         metrics=tuple(TITLES),
         precision=subject.precision,
-        step=math.ceil(height * width / steps),
+        step=step,
     )
+    shares = fractions_of((height, width), step).numpy()
     found = {name: column[0].cpu().numpy() for name, column in columns.items()}
     return {
         key: Judged(
+            shares=shares,
             areas={name: float(found[name][i]) for name in TITLES},
             curves={name: found[f"{name}_curve"][i] for name in TITLES},
         )
@@ -77,8 +81,8 @@ def curve_plots(judged: Mapping[str, Judged], columns: int) -> Sequence[Plot]:
 def _plot(judged: Mapping[str, Judged], name: str, span: int) -> Plot:
     def draw(axes: Axes) -> None:
         for label, of_map in judged.items():
-            curve = of_map.curves[name]
-            axes.plot(np.linspace(0, 1, len(curve)), curve, label=f"{label} {of_map.areas[name]:.3f}", linewidth=1.2)
+            title = f"{label} {of_map.areas[name]:.3f}"
+            axes.plot(of_map.shares, of_map.curves[name], label=title, linewidth=1.2)
         axes.set_xlim(0, 1)
         axes.set_ylim(bottom=0)
         axes.set_xlabel("share of pixels", fontsize=7, labelpad=1)

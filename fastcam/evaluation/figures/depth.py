@@ -40,14 +40,18 @@ def depth_figure(
         if judged:
             columns = sections[-1].columns
             curves = {
-                layer: curve_plots({m: judged[m, layer, target] for m in methods if (m, layer, target) in judged}, columns)
+                layer: curve_plots(
+                    {m: judged[m, layer, target] for m in methods if (m, layer, target) in judged}, columns
+                )
                 for layer in explained.layers
             }
             sections.append(Section(heading="deletion (lower is better) and insertion (higher is better)", rows=curves))
     return panel_figure(sections, title=subject.title, shape=subject.photo.shape)
 
 
-def _row(subject: Subject, explained: Explained, layer: str, target: int, judged: dict[tuple[str, str, int], Judged]) -> list[Cell]:
+def _row(
+    subject: Subject, explained: Explained, layer: str, target: int, judged: dict[tuple[str, str, int], Judged]
+) -> list[Cell]:
     cells: list[Cell] = [Panel(picture=subject.photo, title="input")]
     for method in explained.methods:
         key = (method, layer, target)

@@ -100,7 +100,15 @@ class _Page:
         self._width, self._height = width, height
 
     def text(
-        self, x: float, y: float, words: str, *, size: float, align: str = "center", vertical: str = "center", **how: int
+        self,
+        x: float,
+        y: float,
+        words: str,
+        *,
+        size: float,
+        align: str = "center",
+        vertical: str = "center",
+        **how: int,
     ) -> None:
         self.figure.text(
             x / self._width, 1 - y / self._height, plain(words), fontsize=size, ha=align, va=vertical, **how

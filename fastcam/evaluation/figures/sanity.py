@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fastcam.attribution import METHODS as ALL_METHODS
-from fastcam.evaluation.figures.panels import Cell, Drawing, Panel, Plot, Section, fitted, panel_figure
+from fastcam.evaluation.figures.panels import Cell, Panel, Plot, Section, fitted, panel_figure
 from fastcam.evaluation.figures.subject import Subject, stage_layers
 from fastcam.evaluation.sanity import randomization
 from fastcam.metrics.randomization import Stage, layers_from_logits
@@ -35,8 +35,8 @@ def sanity_figure(
     """Maps while layers are made random, from the logits down, with their rank correlation and SSIM to the model's own.
 
     Figure 8 of Relevance-CAM (cascading: every stage keeps the random layers of those before) and figure 7 of Abs-CAM
-    (cascading and independent: one layer at a time). The maps of up to 6 stages, spread evenly, are shown; the plot below
-    them has every stage. A method that explains what the model has learnt loses its map.
+    (cascading and independent: one layer at a time). The maps of up to 6 stages, spread evenly, are shown; the plot
+    below them has every stage. A method that explains what the model has learnt loses its map.
 
     Args:
         subject: the photo and the model; without targets the predicted class is explained.
@@ -72,10 +72,16 @@ def sanity_figure(
                 )
             )
             own = Panel(
-                picture=subject.overlay(method, explained.maps[method, layer, target]), title="map", note="the model's own"
+                picture=subject.overlay(method, explained.maps[method, layer, target]),
+                title="map",
+                note="the model's own",
             )
             shown = [found[i] for i in _spread(len(found), _SHOWN)]
-            rows[mode] = [Panel(picture=subject.photo, title="input"), own, *(_panel(subject, method, s) for s in shown)]
+            rows[mode] = [
+                Panel(picture=subject.photo, title="input"),
+                own,
+                *(_panel(subject, method, s) for s in shown),
+            ]
             rows[f"{mode}, all stages"] = [_plot(found, signed=ALL_METHODS[method].signed, span=2 + len(shown))]
         sections.append(Section(heading=f"{method} at {layer}: {subject.heading(target)}", rows=rows))
     return panel_figure(sections, title=subject.title, shape=subject.photo.shape)

@@ -56,6 +56,12 @@ def _row(subject: Subject, method: str, values: Map, deviations: float) -> list[
     parts = "1 box" if len(boxes) == 1 else f"{len(boxes)} boxes"
     return [
         Panel(picture=subject.overlay(method, values), title="map"),
-        Panel(picture=subject.photo, title="region", note=f"{high.mean():.0%} of the pixels, {parts}", region=high, boxes=boxes),
+        Panel(
+            picture=subject.photo,
+            title="region",
+            note=f"{high.mean():.0%} of the pixels, {parts}",
+            region=high,
+            boxes=boxes,
+        ),
         Panel(picture=masked(subject.photo, values, deviations=deviations), title="what it keeps"),
     ]

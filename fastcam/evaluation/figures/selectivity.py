@@ -31,7 +31,8 @@ def selectivity_figure(
         top: how many activation maps.
 
     Raises:
-        ValueError: whatever `fastcam.explain` finds wrong, a method without channel weights, more channels than there are.
+        ValueError: whatever `fastcam.explain` finds wrong, a method without channel weights, more channels than there
+            are.
     """
     targets = subject.classes()
     explained = subject.explained(methods, stage_layers(subject, 2) if layers is None else layers, targets)

@@ -62,7 +62,12 @@ class Subject:
         return f"{class_title(target, self.names)}{index}, probability {self.probabilities[target]:.3f}"
 
     def explained(
-        self, methods: Sequence[str], layers: Sequence[str] | None, targets: Sequence[int], *, model: nn.Module | None = None
+        self,
+        methods: Sequence[str],
+        layers: Sequence[str] | None,
+        targets: Sequence[int],
+        *,
+        model: nn.Module | None = None,
     ) -> Explained:
         """Raw maps of every method at every layer; methods that explain the images themselves take no layer."""
         return explain_photo(
