@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -108,7 +108,7 @@ class _Page:
         size: float,
         align: str = "center",
         vertical: str = "center",
-        **how: int,
+        **how: Any,
     ) -> None:
         self.figure.text(
             x / self._width, 1 - y / self._height, plain(words), fontsize=size, ha=align, va=vertical, **how
