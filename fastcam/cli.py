@@ -6,6 +6,7 @@ from fastcam.commands.bench import bench
 from fastcam.commands.demo import demo
 from fastcam.commands.evaluate import evaluate
 from fastcam.commands.explain import explain
+from fastcam.commands.figure import figure
 from fastcam.commands.methods import methods
 
 app = typer.Typer(help="Explain the decisions of CNN image classifiers.", no_args_is_help=True, add_completion=False)
@@ -13,3 +14,4 @@ app = typer.Typer(help="Explain the decisions of CNN image classifiers.", no_arg
 for command in (explain, evaluate, methods, demo):
     app.command()(command)
 app.add_typer(bench, name="bench")
+app.add_typer(figure, name="figure")

@@ -53,14 +53,25 @@ def resized(values: Map, size: tuple[int, int]) -> Map:
     return result
 
 
-def balanced(values: Map) -> Map:
-    """A signed map to [0, 1] with 0 at 1/2: (1 + v / max |v|) / 2; a map of zeros gives 1/2."""
-    largest = np.abs(values).max()
-    result: Map = (1 + values / (largest or 1)) / 2
+def balanced(values: Map, largest: float | None = None) -> Map:
+    """A signed map to [0, 1] with 0 at 1/2: (1 + v / largest) / 2; a map of zeros gives 1/2.
+
+    largest: the magnitude at either end, None for the map's own.
+    """
+    end = np.abs(values).max() if largest is None else largest
+    result: Map = (1 + values / (end or 1)) / 2
     return result
 
 
-def overlay(photo: Pixels, values: Map, *, alpha: float = 0.5, cmap: str | None = None, signed: bool = False) -> Pixels:
+def overlay(
+    photo: Pixels,
+    values: Map,
+    *,
+    alpha: float = 0.5,
+    cmap: str | None = None,
+    signed: bool = False,
+    largest: float | None = None,
+) -> Pixels:
     """The map in colours over the photo: (1 - alpha) * photo + alpha * colour, (H, W, 3) in 8 bits.
 
     Args:
@@ -69,6 +80,7 @@ def overlay(photo: Pixels, values: Map, *, alpha: float = 0.5, cmap: str | None 
         alpha: the colours' share, from 0 to 1.
         cmap: the name of a matplotlib colour map; None is "turbo", or "seismic" for signed maps.
         signed: 0 gets the middle of the colours, in place of the map's least value getting their start.
+        largest: of signed maps, the magnitude that gets the ends of the colours; None for each map's own.
     """
     cmap = cmap or ("seismic" if signed else "turbo")
     _check_photo(photo)
@@ -76,19 +88,25 @@ def overlay(photo: Pixels, values: Map, *, alpha: float = 0.5, cmap: str | None 
         raise ValueError(f"alpha is {alpha}; it must lie between 0 and 1")
     if cmap not in matplotlib.colormaps:
         raise ValueError(f"cmap is {cmap!r}, no colour map of matplotlib; 'turbo', 'jet', 'viridis' are some")
-    level = resized(balanced(values) if signed else scaled(values), photo.shape[:2])
+    level = resized(balanced(values, largest) if signed else scaled(values), photo.shape[:2])
     colours = matplotlib.colormaps[cmap](level)[..., :3] * 255
     return np.rint((1 - alpha) * photo + alpha * colours).astype(np.uint8)
 
 
-def masked(photo: Pixels, values: Map) -> Pixels:
-    """The photo where the map exceeds its mean by more than its standard deviation, black elsewhere.
+def region(values: Map, size: tuple[int, int], *, deviations: float = 1.0) -> NDArray[np.bool_]:
+    """Where the map at `size` exceeds its mean by more than so many standard deviations, (height, width).
 
-    The mask of sections 4.3 and 4.4 of the Relevance-CAM paper; the deviation is the population's.
+    With one deviation the mask of sections 4.3 and 4.4 of the Relevance-CAM paper; the deviation is the population's.
     """
+    level = resized(values, size)
+    high: NDArray[np.bool_] = level > level.mean() + deviations * level.std()
+    return high
+
+
+def masked(photo: Pixels, values: Map, *, deviations: float = 1.0) -> Pixels:
+    """The photo in the map's `region`, black elsewhere."""
     _check_photo(photo)
-    level = resized(values, photo.shape[:2])
-    return np.where((level > level.mean() + level.std())[..., None], photo, np.uint8(0))
+    return np.where(region(values, photo.shape[:2], deviations=deviations)[..., None], photo, np.uint8(0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,18 +136,18 @@ def grid_figure(
     size = (wide * (len(columns) + 1) + 0.9, len(blocks) * (high * len(rows) + 0.75) + 0.5)
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(_plain(title), fontsize=11)
+    figure.suptitle(plain(title), fontsize=11)
     parts = figure.subfigures(len(blocks), 1, squeeze=False)
     for part, block in zip(parts[:, 0], blocks, strict=True):
-        part.suptitle(_plain(block.heading), fontsize=10)
+        part.suptitle(plain(block.heading), fontsize=10)
         axes = part.subplots(len(rows), len(columns) + 1, squeeze=False)
         for i, row in enumerate(rows):
             for j, column in enumerate(("input", *columns)):
                 picture = photo if j == 0 else block.cells.get((row, column))
                 _show(axes[i, j], picture)
                 if i == 0:
-                    axes[i, j].set_title(_plain(column), fontsize=9)
-            axes[i, 0].set_ylabel(_plain(row), fontsize=8)
+                    axes[i, j].set_title(plain(column), fontsize=9)
+            axes[i, 0].set_ylabel(plain(row), fontsize=8)
     return figure
 
 
@@ -160,7 +178,7 @@ def _show(axes: Axes, picture: Pixels | None) -> None:
         spine.set_visible(False)
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text in which a pair of dollar signs is not taken for a formula."""
     return text.replace("$", r"\$")
 

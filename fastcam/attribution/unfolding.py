@@ -84,11 +84,11 @@ class Ucag:
         s = explainer.settings
         images = check_images(images, checks)
         resolve_size(s.size, images, (1, 1))
-        grid = self._grid(images.shape[2], images.shape[3])
+        grid = self.grid(images.shape[2], images.shape[3])
         logits, _ = network_for(explainer.model, images, precision=s.precision, output=s.output).forward(images)
         checks.add(~logits.isfinite().all(), lambda: overflow(s.precision))
         classes, several = resolve_targets(targets, logits, checks)
-        found = self._partial_maps(images, classes, grid)
+        found = self.partial_maps(images, classes, grid)
         checks.add(~found.confidences.isfinite().all(), lambda: overflow(s.precision))
         folded = [[Whole(_fold(maps, found.confidences, grid, images)) for maps in parts] for parts in found.maps]
         maps = [
@@ -111,7 +111,8 @@ class Ucag:
             for c, parts, of_method, at in zip(explainer.chosen, folded, maps, found.layers, strict=True)
         }
 
-    def _grid(self, height: int, width: int) -> Grid:
+    def grid(self, height: int, width: int) -> Grid:
+        """Where the patches of images of that size lie. Raises ValueError for a crop that does not fit into them."""
         crop = (_side(height), _side(width)) if self._crop is None else self._crop
         if crop[0] > height or crop[1] > width:
             raise ValueError(
@@ -129,11 +130,9 @@ class Ucag:
             size=(max(round(crop[0] * self._scale), 1), max(round(crop[1] * self._scale), 1)),
         )
 
-    def _partial_maps(self, images: Tensor, targets: Tensor, grid: Grid) -> "_Found":
-        """Explain all patches of all images, one after the other as if they were one long batch.
-
-        The images are taken as one image of height N H, so that a batch may begin and end with any patch of any.
-        """
+    def partial_maps(self, images: Tensor, targets: Tensor, grid: Grid) -> "PartialMaps":
+        """Explain all patches of all images for targets (N, T), one after the other as if they were one long batch."""
+        # The images are taken as one image of height N H, so that a batch may begin and end with any patch of any.
         explainer = self._explainer
         count, channels, height, width = images.shape
         strip = images.transpose(0, 1).reshape(1, channels, count * height, width)
@@ -152,7 +151,7 @@ class Ucag:
             confidences.append(_confidence(found[0][0].logits, wanted))
             for (evidence, _), parts in zip(found, maps, strict=True):
                 parts.append([_partial(part, grid) for part in evidence.parts])
-        return _Found(
+        return PartialMaps(
             confidences=_by_image(confidences, count),
             maps=[[_by_image(chunks, count) for chunks in zip(*parts, strict=True)] for parts in maps],
             layers=layers,
@@ -171,7 +170,7 @@ class Ucag:
 
 
 @dataclass(frozen=True, eq=False)
-class _Found:
+class PartialMaps:
     """Of all patches: confidences s (N, P, T), and per method and layer the partial maps (N, P, T, h, w)."""
 
     confidences: Tensor

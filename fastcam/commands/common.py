@@ -49,6 +49,15 @@ def print_top(explained: Explained, names: Sequence[str] | None) -> None:
         typer.echo(f"  {probability:.3f}  {index:4d}  {class_title(index, names)}")
 
 
+def check_class_names(names: Sequence[str] | None, count: int) -> None:
+    """Raise ValueError unless there are as many class names as classes, or none."""
+    if names is not None and len(names) != count:
+        raise ValueError(
+            f"there are {len(names)} class names, but the model has {count} classes: name a file that fits "
+            "with --class-names FILE"
+        )
+
+
 class Step:
     """Shows which method is at work, one step on at each call."""
 

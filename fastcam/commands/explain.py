@@ -1,6 +1,5 @@
 """`fastcam explain`."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +10,7 @@ from fastcam.class_names import parse_targets, read_class_names
 from fastcam.commands import options
 from fastcam.commands.common import (
     SOME_FAILED,
+    check_class_names,
     choose_device,
     clean_errors,
     complain,
@@ -22,7 +22,7 @@ from fastcam.models.loading import load_model
 from fastcam.models.preprocessing import parse_size
 from fastcam.network.arguments import check_choice
 from fastcam.photos import PhotoError, read_photo
-from fastcam.pictures import Explained, explain_photo, folder_names, write_pictures
+from fastcam.pictures import explain_photo, folder_names, write_pictures
 
 
 def explain(
@@ -93,18 +93,9 @@ def explain(
                     precision=precision,
                     before=step,
                 )
-            _check_names(names, explained)
+            check_class_names(names, len(explained.probabilities))
             write_pictures(folder, title=photo.name, view=view, explained=explained, names=names)
         typer.echo(f"{photo}: {len(explained.maps)} maps in {folder}")
         print_top(explained, names)
     if failed:
         raise typer.Exit(SOME_FAILED)
-
-
-def _check_names(names: Sequence[str] | None, explained: Explained) -> None:
-    count = len(explained.probabilities)
-    if names is not None and len(names) != count:
-        raise ValueError(
-            f"there are {len(names)} class names, but the model has {count} classes: name a file that fits "
-            "with --class-names FILE"
-        )
