@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,7 +29,7 @@ _AT_ONCE = 64
 class Figure:
     """A data set's figure, in float64.
 
-    value: the mean over the rows, or over the classes' means, as the column's `aggregate` says; NaN where no row counts.
+    value: the mean over the rows, or over the classes' means, as the column's `aggregate` says; NaN where none counts.
     low, high: the bootstrap interval.
     count, missing: the rows that count, and the rows left out because the metric is undefined for them (NaN).
     """
@@ -324,7 +325,7 @@ def mean_curves(rows: "pa.Table", column: str) -> dict[Key, Values]:
         lists = rows.column(column).take(at).drop_null().combine_chunks()
         offsets = np.asarray(lists.offsets).astype(np.int64)
         flat = np.asarray(lists.values).astype(np.float64)
-        pieces = [flat[a:b] for a, b in zip(offsets[:-1], offsets[1:], strict=True) if b > a]
+        pieces = [flat[a:b] for a, b in pairwise(offsets) if b > a]
         if len({len(p) for p in pieces}) > 1:
             grid = np.linspace(0, 1, 101)
             pieces = [np.interp(grid, np.linspace(0, 1, len(p)), p) for p in pieces]

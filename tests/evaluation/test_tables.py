@@ -155,7 +155,7 @@ def test_published_figures(given, text, value, percent):
 
 @pytest.mark.parametrize("given", ["", "n/a", "1,5", None, True, "1e5"])
 def test_published_figures_that_are_none(given):
-    with pytest.raises(ValueError, match="published: .* is valid"):
+    with pytest.raises(ValueError, match=r"published: .* is valid"):
         parse_figure(given)
 
 

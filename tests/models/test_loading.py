@@ -77,15 +77,16 @@ def test_failed_download_names_the_ways_out(error: Exception, monkeypatch: pytes
     assert "--weights FILE" in str(caught.value)
 
 
+@pytest.mark.parametrize("weights", ["default", "IMAGENET1K_V1"])
 def test_downloaded_weights_are_loaded(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, squeezenet: dict[str, torch.Tensor]
+    weights: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, squeezenet: dict[str, torch.Tensor]
 ) -> None:
     def download(url: str, destination: str, *args: Any, **kwargs: Any) -> None:
         torch.save(squeezenet, destination)
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", download)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    model = load_model("squeezenet1_1").model
+    model = load_model("squeezenet1_1", weights=weights).model
     assert all(torch.equal(value, squeezenet[name]) for name, value in model.state_dict().items())
 
 
@@ -113,6 +114,29 @@ def test_auxiliary_classifiers_are_left_out(name: str, tmp_path: Path) -> None:
     assert set(own) < set(with_auxiliary)
     assert all(torch.equal(value, with_auxiliary[key]) for key, value in own.items())
     assert loaded.model.transform_input is True
+
+
+def test_weights_by_torchvisions_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked = []
+
+    def fail(url: str, *args: Any, **kwargs: Any) -> None:
+        asked.append(url)
+        raise OSError("no network")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    for weights in ("IMAGENET1K_V1", "default"):
+        with pytest.raises(ValueError, match="cannot be downloaded"):
+            load_model("resnet50", weights=weights)
+    known = torchvision.models.ResNet50_Weights
+    assert asked == [known.IMAGENET1K_V1.url, known.IMAGENET1K_V2.url]
+
+
+def test_file_of_a_model_with_other_classes(tmp_path: Path) -> None:
+    model = torchvision.models.squeezenet1_1(num_classes=20)
+    loaded = load_model("squeezenet1_1", weights=save(tmp_path / "voc.pth", model.state_dict()))
+    assert loaded.class_names is None
+    assert loaded.model(torch.zeros(1, 3, 64, 64)).shape == (1, 20)
 
 
 def test_old_names_of_densenet_are_known(tmp_path: Path) -> None:
