@@ -16,7 +16,7 @@ from fastcam.metrics.evaluate import choose_metrics
 from fastcam.metrics.measure import measure
 from tests.attribution.test_model_untouched import assert_unchanged, snapshot
 from tests.attribution.toys import watched
-from tests.metrics.toys import SIZE, build, grad_cam, gradient_maps, model_of, some_images
+from tests.metrics.toys import SIZE, build, explainer, gradient_maps, model_of, some_images
 
 IMAGES = some_images(4).float()
 MODEL = model_of(torch.float32)
@@ -29,7 +29,7 @@ SCORED = [
 
 @pytest.fixture(scope="module")
 def maps() -> Tensor:
-    return grad_cam()(IMAGES)
+    return explainer()(IMAGES)
 
 
 def counted(explain: Callable[[Tensor, Tensor], Tensor], calls: list[int]) -> Callable[[Tensor, Tensor], Tensor]:
@@ -56,7 +56,7 @@ def test_one_plain_and_one_masked_forward_serve_all_that_mask(maps: Tensor) -> N
 
 
 def test_probabilities_that_are_known_are_not_computed_again(maps: Tensor) -> None:
-    info = fastcam.grad_cam(MODEL, IMAGES, return_info=True)
+    info = fastcam.abs_cam_init(MODEL, IMAGES, return_info=True)
     chosen = choose_metrics(["drop", "increase", "positive_density"], {})
     expected = metrics.evaluate(MODEL, IMAGES, maps, metrics=["drop", "increase", "positive_density"])
     with watched() as seen:
@@ -105,7 +105,7 @@ def test_batch_sizes_bound_every_forward_and_change_nothing_else(batch_size: int
 
 
 def test_evaluate_gives_what_each_function_gives(maps: Tensor) -> None:
-    explain = grad_cam()
+    explain = explainer()
     found = metrics.evaluate(MODEL, IMAGES, maps, metrics=SCORED, explain=explain, step=39)
     sequence = {"step": 39}
     single = {
@@ -147,14 +147,14 @@ def test_under_inference_mode_and_without_gradient(maps: Tensor) -> None:
         images, own_maps = IMAGES * 1, maps * 1
         found = metrics.evaluate(MODEL, images, own_maps, **options)
         complexity = metrics.complexity(own_maps)
-        with_explainer = metrics.adcc(MODEL, images, own_maps, explain=grad_cam())
+        with_explainer = metrics.adcc(MODEL, images, own_maps, explain=explainer())
     assert images.is_inference()
     for name, values in expected.items():
         assert torch.equal(found[name], values), name
         assert not found[name].requires_grad
         assert not found[name].is_inference()
     assert torch.equal(complexity, expected["complexity"])
-    assert torch.equal(with_explainer, metrics.adcc(MODEL, IMAGES, maps, explain=grad_cam()))
+    assert torch.equal(with_explainer, metrics.adcc(MODEL, IMAGES, maps, explain=explainer()))
 
 
 def test_maps_and_images_that_require_gradients(maps: Tensor) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import fastcam
 from fastcam import metrics
-from tests.metrics.toys import SIZE, all_maps, build, grad_cam, gradient_maps, model_of, some_images
+from tests.metrics.toys import SIZE, all_maps, build, explainer, gradient_maps, model_of, some_images
 
 MODEL = model_of(torch.float64)
 IMAGES = some_images(2)
@@ -79,7 +79,7 @@ def test_harmonic_adcc_of_several_at_once() -> None:
 
 
 def test_fake_cam_scores_as_its_paper_says() -> None:
-    """adcc section 3: hardly a drop, and hardly an ADCC, though coherent: its complexity is what it is marked down for."""
+    """adcc section 3: hardly a drop, and coherent, but so complex that hardly any ADCC is left."""
     model, images = build(), some_images(4, size=(32, 32)).float()
     explain = fastcam.Explainer(model, method="fake_cam")
     names = ["drop", "coherency", "complexity", "adcc"]
@@ -133,8 +133,8 @@ def test_the_second_explanation_is_of_the_same_classes() -> None:
 
     def explain(images: Tensor, targets: Tensor) -> Tensor:
         seen.append(targets)
-        return grad_cam(torch.float64)(images, targets)
+        return explainer(torch.float64)(images, targets)
 
-    maps = grad_cam(torch.float64)(IMAGES, [[0, 3], [2, 1]])
+    maps = explainer(torch.float64)(IMAGES, [[0, 3], [2, 1]])
     metrics.coherency(MODEL, IMAGES, maps, [[0, 3], [2, 1]], explain=explain)
     assert torch.cat(seen).tolist() == [0, 3, 2, 1]

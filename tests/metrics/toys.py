@@ -80,5 +80,6 @@ def gradient_maps(images: Tensor, targets: Tensor) -> Tensor:
     return (gradient * x.detach()).sum(dim=1)
 
 
-def grad_cam(dtype: torch.dtype = torch.float32) -> fastcam.Explainer:
-    return fastcam.Explainer(model_of(dtype), method="grad_cam")
+def explainer(dtype: torch.dtype = torch.float32) -> fastcam.Explainer:
+    """A method whose maps are positive somewhere."""
+    return fastcam.Explainer(model_of(dtype), method="abs_cam_init")
