@@ -46,13 +46,15 @@ class Trial(Once):
                 "(M,) to maps (M, H, W) is valid"
             )
         self.batch, self.explain = batch, explain
-        resolved, self.several = self._resolve(targets)
-        count, per_image = resolved.shape
-        shape = (count, *([per_image] if self.several else []), *batch.images.shape[2:])
-        self.maps = check_maps(maps, shape, batch).flatten(0, -3)
-        self.targets = resolved.flatten()
-        self.owner = torch.arange(count, device=maps.device).repeat_interleave(per_image)
-        self.regions = None if regions is None else check_regions(regions, self.maps)
+        # Outside inference mode, so that a user's `explain` may record gradients through what it is given.
+        with torch.inference_mode(False), torch.no_grad():
+            resolved, self.several = self._resolve(targets)
+            count, per_image = resolved.shape
+            shape = (count, *([per_image] if self.several else []), *batch.images.shape[2:])
+            self.maps = check_maps(maps, shape, batch).flatten(0, -3)
+            self.targets = resolved.flatten()
+            self.owner = torch.arange(count, device=maps.device).repeat_interleave(per_image)
+            self.regions = None if regions is None else check_regions(regions, self.maps)
 
     @cached_property
     def images(self) -> Tensor:
