@@ -6,8 +6,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from fastcam.attribution.functions.common import explain
-from fastcam.metrics import randomization as sanity
 from fastcam.metrics.randomization import Stage
+from fastcam.metrics.randomization import randomization as randomize
 from fastcam.network.arguments import Targets
 from fastcam.network.cache import Output
 from fastcam.network.layers import LayerName
@@ -53,7 +53,7 @@ def randomization(
         assert isinstance(found, Tensor)
         return found
 
-    return sanity.randomization(
+    return randomize(
         model,
         images,
         targets,

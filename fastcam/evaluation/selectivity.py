@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 from fastcam.attribution import Explanation
 from fastcam.attribution.functions.common import explain
-from fastcam.metrics import selectivity as channels
 from fastcam.metrics.selectivity import Selectivity
+from fastcam.metrics.selectivity import selectivity as of_weights
 from fastcam.network.arguments import Size, Targets
 from fastcam.network.cache import Output
 from fastcam.network.layers import LayerName
@@ -55,7 +55,7 @@ def selectivity(
     assert isinstance(info, Explanation)
     if not isinstance(info.weights, Tensor):
         raise ValueError(f"method: {method!r} given, but its maps are no weighted sums of channels; grad_cam's are")
-    return channels.selectivity(
+    return of_weights(
         model, images, info.weights, info.layer[0] if isinstance(info.layer, list) else info.layer,
         top=top, size=size, precision=precision, output=output,
     )  # fmt: skip

@@ -21,11 +21,23 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from fastcam.metrics import localization, segmentation
+from fastcam.metrics.adcc import ADCC as ADCC_METRIC
+from fastcam.metrics.adcc import COHERENCY, COMPLEXITY, harmonic_adcc
 from fastcam.metrics.batch import Batch
+from fastcam.metrics.density import NEGATIVE_DENSITY, POSITIVE_DENSITY
+from fastcam.metrics.faithfulness import DROP, INCREASE
+from fastcam.metrics.localization import ENERGY_POINTING, IOU, POINTING, energy_pointing_game, iou, pointing_game
 from fastcam.metrics.measure import choose, measure
 from fastcam.metrics.metric import Metric
-from fastcam.metrics.registry import METRICS
+from fastcam.metrics.perturbation import DELETION, INSERTION
+from fastcam.metrics.segmentation import (
+    AVERAGE_PRECISION,
+    PIXEL_ACCURACY,
+    SEGMENTATION_IOU,
+    average_precision,
+    pixel_accuracy,
+    segmentation_iou,
+)
 from fastcam.metrics.trial import Explain, Regions, Trial
 from fastcam.network.arguments import Targets, check_model
 from fastcam.network.cache import Output
@@ -50,15 +62,14 @@ _TORCHMETRICS = (
 
 
 class _Means(torchmetrics.Metric):
-    """Sums of columns over maps, and the number of maps; the mean of the first column.
+    """Sums of columns over maps, and the number of maps; the mean of the first metric's first column.
 
-    metric: what the class computes, by its name in METRICS. columns: what is summed.
+    metrics: what the class computes, the one that it is named for first; its options are the class's.
     """
 
     is_differentiable = False
     full_state_update = False
-    metric: ClassVar[str]
-    columns: ClassVar[tuple[str, ...]]
+    metrics: ClassVar[tuple[Metric, ...]]
 
     count: Tensor
     left_out: Tensor
@@ -66,8 +77,9 @@ class _Means(torchmetrics.Metric):
     def __init__(self, **settings: Any) -> None:
         own = {name: value for name, value in settings.items() if name not in _TORCHMETRICS}
         super().__init__(**{name: value for name, value in settings.items() if name in _TORCHMETRICS})
-        self.chosen = choose(self._metrics(), own)
-        self._options = own
+        choose(self.metrics[:1], own)
+        self._chosen, self._options = choose(self.metrics, own), own
+        self.columns = [metric.columns[0].name for metric in self.metrics]
         for column in self.columns:
             self.add_state(self._sum(column), torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         for name in ("count", "left_out"):
@@ -76,9 +88,6 @@ class _Means(torchmetrics.Metric):
     def compute(self) -> Tensor:
         """The mean over all maps, float64; NaN where there was none."""
         return self._mean(self.columns[0])
-
-    def _metrics(self) -> list[Metric]:
-        return [METRICS[self.metric]]
 
     def _add(self, values: Mapping[str, Tensor]) -> None:
         wide = torch.stack([values[column].flatten() for column in self.columns]).to(self.count.device, torch.float64)
@@ -112,10 +121,9 @@ class _OfModel(_Means):
         **settings: Any,
     ) -> None:
         super().__init__(**settings)
-        # In a tuple, so that torch does not take the user's model for a part of the metric: moving the metric or
-        # changing its dtype must not touch it.
-        self._model = (check_model(model),)
-        self._explain: Explain | None = None
+        # In a tuple, so that torch does not take the user's modules for parts of the metric: moving the metric must not
+        # move them.
+        self._held: tuple[nn.Module, Explain | None] = (check_model(model), None)
         self._common: dict[str, Any] = {"precision": precision, "output": output, "batch_size": batch_size}
 
     def update(self, images: Tensor, maps: Tensor, targets: Targets = None) -> None:
@@ -124,8 +132,9 @@ class _OfModel(_Means):
         images: float (N, C, H, W), preprocessed as the model expects. maps: (N, H, W), or (N, T, H, W) where targets
         are (N, T). targets: the classes that the maps explain; None: the predicted ones.
         """
-        trial = Trial(Batch(self._model[0], images, **self._common), maps, targets, explain=self._explain)
-        self._add(measure(trial, self.chosen))
+        model, explain = self._held
+        trial = Trial(Batch(model, images, **self._common), maps, targets, explain=explain)
+        self._add(measure(trial, self._chosen))
 
 
 class _Explaining(_OfModel):
@@ -147,7 +156,7 @@ class _Explaining(_OfModel):
                 f"explain: {type(explain).__name__} given, the method that made the maps is valid: a "
                 "fastcam.Explainer, or a function from images (M, C, H, W) and targets (M,) to maps (M, H, W)"
             )
-        self._explain = explain
+        self._held = (self._held[0], explain)
 
 
 class _OfRegions(_Means):
@@ -176,7 +185,7 @@ class AverageDrop(_OfModel):
         settings: options of the metric, and torchmetrics' own.
     """
 
-    metric, columns = "drop", ("drop",)
+    metrics = (DROP,)
     higher_is_better = False
 
 
@@ -191,7 +200,7 @@ class AverageIncrease(_OfModel):
         settings: options of the metric, and torchmetrics' own.
     """
 
-    metric, columns = "increase", ("increase",)
+    metrics = (INCREASE,)
     higher_is_better = True
 
 
@@ -208,7 +217,7 @@ class Coherency(_Explaining):
         settings: options of the metric, and torchmetrics' own.
     """
 
-    metric, columns = "coherency", ("coherency",)
+    metrics = (COHERENCY,)
     higher_is_better = True
 
 
@@ -223,7 +232,7 @@ class Complexity(_OfModel):
         settings: options of the metric, and torchmetrics' own.
     """
 
-    metric, columns = "complexity", ("complexity",)
+    metrics = (COMPLEXITY,)
     higher_is_better = False
 
 
@@ -241,19 +250,13 @@ class ADCC(_Explaining):
         settings: options of the metric, and torchmetrics' own.
     """
 
-    metric, columns = "adcc", ("adcc", "coherency", "complexity", "drop")
+    metrics = (ADCC_METRIC, COHERENCY, COMPLEXITY, DROP)
     higher_is_better = True
-
-    def _metrics(self) -> list[Metric]:
-        return [METRICS[column] for column in self.columns]
 
     def compute(self) -> dict[str, Tensor]:  # type: ignore[override]
         """Both figures, float64; NaN where there was no map."""
-        parts = torch.stack(
-            [self._mean("coherency"), 1 - self._mean("complexity"), 1 - self._mean("drop") / 100],
-        )
-        # 0 if any part is 0, since 3 / (1/0 + ...) is 0.
-        return {"adcc": self._mean("adcc"), "adcc_of_means": 3 / (1 / parts.clamp(min=0)).sum()}
+        of_means = harmonic_adcc(self._mean("coherency"), self._mean("complexity"), self._mean("drop") / 100)
+        return {"adcc": self._mean("adcc"), "adcc_of_means": of_means}
 
 
 class Insertion(_OfModel):
@@ -267,7 +270,7 @@ class Insertion(_OfModel):
         settings: options of the metric, and torchmetrics' own.
     """
 
-    metric, columns = "insertion", ("insertion",)
+    metrics = (INSERTION,)
     higher_is_better = True
 
 
@@ -282,7 +285,7 @@ class Deletion(_OfModel):
         settings: options of the metric, and torchmetrics' own.
     """
 
-    metric, columns = "deletion", ("deletion",)
+    metrics = (DELETION,)
     higher_is_better = False
 
 
@@ -297,7 +300,7 @@ class PositiveDensity(_OfModel):
         settings: options of the metric, and torchmetrics' own.
     """
 
-    metric, columns = "positive_density", ("positive_density",)
+    metrics = (POSITIVE_DENSITY,)
     higher_is_better = True
 
 
@@ -312,7 +315,7 @@ class NegativeDensity(_OfModel):
         settings: options of the metric, and torchmetrics' own.
     """
 
-    metric, columns = "negative_density", ("negative_density",)
+    metrics = (NEGATIVE_DENSITY,)
     higher_is_better = False
 
 
@@ -327,7 +330,7 @@ class PointingGame(_OfRegions):
         settings: `tolerance` in pixels, and torchmetrics' own.
     """
 
-    metric, columns = "pointing", ("pointing",)
+    metrics = (POINTING,)
 
     hits: Tensor
     seen: Tensor
@@ -346,7 +349,7 @@ class PointingGame(_OfRegions):
         maps, regions: as in `fastcam.metrics.pointing_game`. labels: the class of each map, integers of shape (N,), or
         (N, T) for maps (N, T, H, W).
         """
-        values = localization.pointing_game(maps, regions, **self._options)
+        values = pointing_game(maps, regions, **self._options)
         classes = self._check_labels(labels, values).flatten().to(self.hits.device)
         self._add({"pointing": values})
         found = values.flatten().to(self.hits.device)
@@ -384,8 +387,8 @@ class EnergyPointingGame(_OfRegions):
         settings: torchmetrics' own.
     """
 
-    metric, columns = "energy_pointing", ("energy_pointing",)
-    function = staticmethod(localization.energy_pointing_game)
+    metrics = (ENERGY_POINTING,)
+    function = staticmethod(energy_pointing_game)
 
 
 class IoU(_OfRegions):
@@ -397,8 +400,8 @@ class IoU(_OfRegions):
         settings: `std`, and torchmetrics' own.
     """
 
-    metric, columns = "iou", ("iou",)
-    function = staticmethod(localization.iou)
+    metrics = (IOU,)
+    function = staticmethod(iou)
 
 
 class AveragePrecision(_OfRegions):
@@ -410,8 +413,8 @@ class AveragePrecision(_OfRegions):
         settings: torchmetrics' own.
     """
 
-    metric, columns = "average_precision", ("average_precision",)
-    function = staticmethod(segmentation.average_precision)
+    metrics = (AVERAGE_PRECISION,)
+    function = staticmethod(average_precision)
 
 
 class PixelAccuracy(_OfRegions):
@@ -423,8 +426,8 @@ class PixelAccuracy(_OfRegions):
         settings: torchmetrics' own.
     """
 
-    metric, columns = "pixel_accuracy", ("pixel_accuracy",)
-    function = staticmethod(segmentation.pixel_accuracy)
+    metrics = (PIXEL_ACCURACY,)
+    function = staticmethod(pixel_accuracy)
 
 
 class SegmentationIoU(_OfRegions):
@@ -436,8 +439,8 @@ class SegmentationIoU(_OfRegions):
         settings: torchmetrics' own.
     """
 
-    metric, columns = "segmentation_iou", ("segmentation_iou",)
-    function = staticmethod(segmentation.segmentation_iou)
+    metrics = (SEGMENTATION_IOU,)
+    function = staticmethod(segmentation_iou)
 
 
 __all__ = [
