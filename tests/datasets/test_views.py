@@ -1,5 +1,6 @@
 """Views and their loader: order, workers, what is wrong with single files."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -55,11 +56,7 @@ def test_what_is_wrong_is_told(mixed: Views) -> None:
         assert isinstance(bad, BadView)
         assert bad.name == f"{index + 1:06d}.jpg#cat"
         assert f"{index + 1:06d}.jpg" in bad.reason
-        assert pytest.raises(ValueError, _raise, bad.reason).match(reason)
-
-
-def _raise(text: str) -> None:
-    raise ValueError(text)
+        assert re.search(reason, bad.reason)
 
 
 def assert_same(found: list[ViewBatch], expected: list[ViewBatch]) -> None:

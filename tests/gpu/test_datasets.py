@@ -34,7 +34,7 @@ def write_photos(folder: Path) -> None:
 
 
 def test_every_photo_as_on_the_cpu(tmp_path: Path) -> None:
-    """Plain, grey, CMYK, turned, transparent, progressive; and one that was cut off, which does not spoil the others."""
+    """Plain, grey, CMYK, turned, transparent, progressive; and one cut off, which does not spoil the others."""
     write_photos(tmp_path)
     paths = sorted(tmp_path.iterdir())
     found = decode_on_gpu([(path, path.read_bytes(), True) for path in paths], CUDA)
