@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastcam.photos import PhotoError, read_photo
+from fastcam.photos import PhotoError, read_photo, read_stored
 
 ORIENTATION = 0x0112
 
@@ -157,3 +157,12 @@ def test_decompression_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(PhotoError, match=r"p\.png is damaged or unreadable"):
         read_photo(tmp_path / "p.png")
+
+
+def test_as_stored(photo: Image.Image, tmp_path: Path) -> None:
+    exif = photo.getexif()
+    exif[ORIENTATION] = 6
+    photo.save(tmp_path / "p.png", exif=exif)
+    assert corners(read_stored(tmp_path / "p.png")) == [RED, GREEN, BLUE, WHITE]
+    with pytest.raises(PhotoError, match="does not exist"):
+        read_stored(tmp_path / "q.png")

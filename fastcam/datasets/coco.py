@@ -1,6 +1,7 @@
 """COCO 2014 val, one sample for each category in a photo."""
 
 import json
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,7 +39,10 @@ class Coco:
     def mask(self, sample: Sample) -> Tensor | None:
         """The union of the category's masks."""
         size, counts = self.encoded[sample.name]
-        mask: np.ndarray[Any, np.dtype[np.uint8]] = _pycocotools().decode({"size": list(size), "counts": counts})
+        with warnings.catch_warnings():
+            # pycocotools' arrays do not know numpy 2's way of copying, and numpy says so each time.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            mask: np.ndarray[Any, np.dtype[np.uint8]] = _pycocotools().decode({"size": list(size), "counts": counts})
         return torch.from_numpy(mask.astype(bool))
 
 

@@ -8,6 +8,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
+from torchvision.transforms.v2.functional import resize
 
 from .placement import Placement
 
@@ -105,7 +106,10 @@ class Preprocessing:
         placement = self.placement(*pixels.shape[-2:])
         left, top, right, bottom = placement.first
         pixels = pixels[..., top:bottom, left:right]
-        pixels = F.resize(pixels, list(placement.resized), interpolation=self.interpolation, antialias=True)
+        # Pillow resizes across, rounds and clips to 0 ... 255, then down: bicubic overshoots are cut off twice.
+        height, width = placement.resized
+        for size in ([pixels.shape[-2], width], [height, width]):
+            pixels = resize(pixels, size, interpolation=self.interpolation, antialias=True)
         left, top, right, bottom = placement.second
         return pixels[..., top:bottom, left:right].contiguous()
 

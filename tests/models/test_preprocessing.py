@@ -3,6 +3,7 @@ import pytest
 import torch
 import torchvision
 from PIL import Image
+from torchvision.transforms import InterpolationMode
 
 from fastcam.models.loading import EMBEDDED_PREPROCESSING
 from fastcam.models.preprocessing import Preprocessing, from_transforms, parse_size
@@ -74,6 +75,64 @@ def test_crop_larger_than_the_photo() -> None:
 def test_unknown_word_for_crop() -> None:
     with pytest.raises(ValueError, match="crop is 'all'"):
         Preprocessing().changed(crop="all")
+
+
+GEOMETRIES = {
+    "imagenet": Preprocessing(),
+    "embedded": EMBEDDED_PREPROCESSING,
+    "exact": Preprocessing().changed(resize=(96, 64)),
+    "oblong crop": Preprocessing(resize=130, crop=(100, 121)),
+    "bicubic": Preprocessing(resize=97, crop=(96, 96), interpolation=InterpolationMode.BICUBIC),
+    "no resize": Preprocessing(resize=None, crop=(61, 61)),
+}
+SIZES = [(300, 200), (61, 400), (240, 240), (77, 131)]
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("name", GEOMETRIES)
+class TestPhotosAsTensors:
+    """What is made of a photo's pixels is what is made of the photo itself."""
+
+    def test_views_agree(self, name: str, size: tuple[int, int]) -> None:
+        photo, preprocessing = noise(*size), GEOMETRIES[name]
+        expected = torch.from_numpy(np.array(preprocessing.view(photo))).permute(2, 0, 1)
+        found = preprocessing.view_pixels(torch.from_numpy(np.array(photo)).permute(2, 0, 1))
+        assert found.dtype == torch.uint8
+        assert found.shape == expected.shape
+        # Noise shows every difference of the filters; a shift by a pixel would be one of 100 and more.
+        assert (found.int() - expected.int()).abs().max() <= 2
+
+    def test_size_is_told_beforehand(self, name: str, size: tuple[int, int]) -> None:
+        preprocessing = GEOMETRIES[name]
+        view = preprocessing.view(noise(*size))
+        assert preprocessing.size == preprocessing.placement(size[1], size[0]).size == (view.height, view.width)
+
+
+@pytest.mark.parametrize(
+    "preprocessing", [Preprocessing(crop=None), Preprocessing(resize=None, crop=None)], ids=["short side", "as it is"]
+)
+def test_size_that_depends_on_the_photo(preprocessing: Preprocessing) -> None:
+    assert preprocessing.size is None
+
+
+def test_crop_larger_than_the_photos_pixels() -> None:
+    with pytest.raises(ValueError, match=r"crop of 224x224 .* photo of 100x200 .*--resize"):
+        Preprocessing().changed(resize=100).view_pixels(torch.zeros(3, 200, 400, dtype=torch.uint8))
+
+
+def test_scaling_of_a_batch_is_that_of_each_view() -> None:
+    views = [Preprocessing().view(noise(300 + n, 280)) for n in range(3)]
+    batch = torch.stack([torch.from_numpy(np.array(view)).permute(2, 0, 1) for view in views])
+    expected = torch.cat([Preprocessing().tensor(view) for view in views])
+    assert torch.equal(Preprocessing().scaled(batch), expected)
+    assert batch.dtype == torch.uint8
+
+
+@pytest.mark.parametrize("preprocessing", [Preprocessing(), EMBEDDED_PREPROCESSING], ids=["imagenet", "embedded"])
+def test_black_is_what_a_black_photo_becomes(preprocessing: Preprocessing) -> None:
+    scaled = preprocessing.scaled(torch.zeros(1, 3, 2, 2, dtype=torch.uint8))
+    expected = torch.tensor(preprocessing.black).view(1, 3, 1, 1).expand(1, 3, 2, 2)
+    torch.testing.assert_close(scaled, expected)
 
 
 @pytest.mark.parametrize(("text", "size"), [("224", 224), ("224x320", (224, 320)), (" 64X32 ", (64, 32)), ("1", 1)])
