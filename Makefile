@@ -21,10 +21,8 @@ bench: .venv/bench.stamp
 	$(BIN)/pytest bench/test_cpu.py --benchmark-enable --benchmark-only --benchmark-json=bench/results/cpu.json
 
 bench-methods: .venv/bench.stamp
-	$(BIN)/pytest bench/test_methods_cpu.py -k test_method --benchmark-enable --benchmark-only \
+	$(BIN)/pytest bench/test_methods_cpu.py --benchmark-enable --benchmark-only \
 		--benchmark-json=bench/results/methods.json
-	$(BIN)/pytest bench/test_methods_cpu.py -k test_score_method --benchmark-enable --benchmark-only \
-		--benchmark-json=bench/results/score-methods.json
 	$(BIN)/python -m bench.mosaics
 
 .venv/demo.stamp: pyproject.toml | .venv

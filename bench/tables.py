@@ -108,7 +108,6 @@ def _memory(row: dict[str, Any]) -> list[str]:
 DRAWN = {
     "cpu.json": cpu_tables,
     "methods.json": methods_table,
-    "score-methods.json": methods_table,
     "mosaics.json": mosaics_table,
 }
 

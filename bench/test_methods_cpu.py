@@ -1,6 +1,6 @@
 """CPU benchmarks of every method that a peer has, against every peer that has it.
 
-    make bench-methods     # writes bench/results/methods.json and score-methods.json
+    make bench-methods     # writes bench/results/methods.json
 
 resnet18 and efficientnet_lite0, the last layer, batch 8 (1 for the score family), float32, random images. A method and
 its peers take turns in one process; each peer runs on the default and on the channels-last layout, under no_grad where

@@ -1,6 +1,6 @@
 """Explanations of CNN image classifiers: class activation maps and layer-wise relevance propagation."""
 
-from fastcam import models, ops, propagation
+from fastcam import metrics, models, ops, propagation
 from fastcam.attribution import Explainer, Explanation, Ucag
 from fastcam.attribution.functions import (
     ablation_cam,
@@ -76,6 +76,7 @@ __all__ = [
     "layer_cam",
     "lrp",
     "methods",
+    "metrics",
     "models",
     "norm_grad",
     "ops",

@@ -4,11 +4,12 @@ import typer
 
 from fastcam.commands.bench import bench
 from fastcam.commands.demo import demo
+from fastcam.commands.evaluate import evaluate
 from fastcam.commands.explain import explain
 from fastcam.commands.methods import methods
 
 app = typer.Typer(help="Explain the decisions of CNN image classifiers.", no_args_is_help=True, add_completion=False)
 
-for command in (explain, methods, demo):
+for command in (explain, evaluate, methods, demo):
     app.command()(command)
 app.add_typer(bench, name="bench")

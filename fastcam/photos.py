@@ -1,5 +1,6 @@
 """Reading photos: any mode and orientation in, upright RGB out."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +20,19 @@ def read_photo(path: Path) -> Image.Image:
     Raises:
         PhotoError: the file is missing, is no image, or is damaged (also when only its end is cut off).
     """
+    return _read(path, ImageOps.exif_transpose)
+
+
+def read_stored(path: Path) -> Image.Image:
+    """The same, but as its pixels lie in the file, whatever its EXIF orientation says."""
+    return _read(path, lambda image: image)
+
+
+def _read(path: Path, turn: Callable[[Image.Image], Image.Image]) -> Image.Image:
     try:
         with Image.open(path) as image:
             # Pixels are decoded at the first use, not at open: damage shows up here.
-            return _rgb(ImageOps.exif_transpose(image))
+            return _rgb(turn(image))
     except FileNotFoundError:
         raise PhotoError(f"photo {path} does not exist") from None
     except IsADirectoryError:

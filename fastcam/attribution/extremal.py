@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastcam.ops.blur import soft_blur
 from fastcam.attribution.case import Case
 from fastcam.attribution.checks import check_batch_size, check_number, check_whole
 from fastcam.attribution.method import Evidence, Method, Options, Whole
 from fastcam.attribution.scoring import batch_for, chunks
 from fastcam.network.layers import Layer
 from fastcam.network.precision import matrix_precision
+from fastcam.ops.blur import soft_blur
 
 # Of an image's side, as the paper's numbers at 224 pixels: parameters 7 pixels apart, a kernel that has fallen to
 # e^-2 at 21 pixels, blurs of up to 20 pixels in 8 levels.

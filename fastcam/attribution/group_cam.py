@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from fastcam import ops
-from fastcam.ops.blur import gaussian_blur
 from fastcam.attribution.case import Case
 from fastcam.attribution.checks import check_batch_size, check_number, check_whole
 from fastcam.attribution.masks import live_channels, unit_masks
 from fastcam.attribution.method import Evidence, Method, Options, Whole, the_layers
 from fastcam.attribution.scoring import ask, batch_for, score_of
 from fastcam.network.layers import Layer
+from fastcam.ops.blur import gaussian_blur
 
 _TAPS, _SIGMA = 51, 50.0
 

@@ -22,11 +22,15 @@ class Box:
 class Sample:
     """A photo and a class in it.
 
-    name: unique in the data set, the same on every machine: the photo's path below the root, with "#class" behind it
-        where a photo has several classes.
+    name: unique in the data set, the same on every machine: the photo's path below the folder of photos, with
+        "#class" behind it where a photo has several classes.
+    path: the photo, or the file that holds it together with others.
     label: the class's index among the model's outputs; None where it is not known.
     boxes: of that class.
     difficult: belongs to the pointing game's difficult subset.
+    annotated: (width, height) of the photo that boxes and masks were drawn on; None where that is not told. A photo
+        that has been scaled since is fine, one of other proportions is not this photo.
+    upright: the photo is turned as its EXIF orientation says; False where annotations refer to pixels as stored.
     """
 
     name: str
@@ -34,12 +38,15 @@ class Sample:
     label: int | None = None
     boxes: tuple[Box, ...] = ()
     difficult: bool = False
+    annotated: tuple[int, int] | None = None
+    upright: bool = True
 
 
 class DataSet(Protocol):
     """Photos with their classes, in a fixed order.
 
     name: as `--dataset` takes it. root: the folder. regions: what tells where a class is.
+    Data sets are pickled to worker processes and hold no open files.
     """
 
     @property
@@ -58,5 +65,26 @@ class DataSet(Protocol):
     def has_regions(self) -> bool:
         """Whether it tells where the classes are."""
 
+    def pixels(self, sample: Sample) -> Tensor | None:
+        """The photo, uint8 (3, h, w), where the data set keeps photos in a file of its own; None: read `path`."""
+
     def mask(self, sample: Sample) -> Tensor | None:
         """Booleans (h, w) of the photo's size where the class is, for data sets of masks; None where boxes tell."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhotoFiles:
+    """A data set of photos in files of their own, with boxes or without."""
+
+    name: str
+    root: Path
+    samples: tuple[Sample, ...]
+    has_regions: bool
+
+    def pixels(self, sample: Sample) -> Tensor | None:
+        """None: every photo is a file."""
+        return None
+
+    def mask(self, sample: Sample) -> Tensor | None:
+        """None: boxes tell."""
+        return None

@@ -1,7 +1,7 @@
 """Whether a study can be carried out: all that can be told before a model or a photo is loaded."""
 
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -14,6 +14,8 @@ from fastcam.network.precision import PRECISIONS
 
 TARGETS = ("predicted", "label")
 SPACES = ("normalized", "pixel")
+# The option of metrics by which `space` acts.
+BASELINE = "baseline"
 
 # Wraps another method, its option `method`; the options of both are its own.
 UCAG = "ucag"
@@ -66,11 +68,10 @@ def wrapped_name(method: MethodSpec) -> str:
     return str(method.options.get("method", "grad_cam")) if method.name == UCAG else method.name
 
 
-def metric_options(study: Study) -> dict[str, Any]:
-    """What the study's metrics are given: each option at the study's value, or at its default."""
-    defaults = {key: value for name in study.metrics for key, value in METRICS[name].options.items()}
-    given = {"space": study.space} if "space" in defaults else {}
-    return {**defaults, **study.options, **given}
+def metric_options(study: Study, *, black: Sequence[float] = (0.0,)) -> dict[str, Any]:
+    """The metrics' options as the study has them; `black`: a black pixel, scaled as the network's input is."""
+    takes_baseline = any(BASELINE in METRICS[name].options for name in study.metrics)
+    return {**study.options, **({BASELINE: tuple(black)} if study.space == "pixel" and takes_baseline else {})}
 
 
 def _counted(names: Iterable[str]) -> list[tuple[str, int]]:
@@ -103,12 +104,17 @@ def _check_metrics(study: Study) -> None:
             raise ValueError(f"metrics: {name!r} stands {count} times; once is valid")
     valid = {key for name in study.metrics for key in METRICS[name].options}
     for key in study.options:
-        if key not in valid or key == "space":
-            hint = "give `space` itself, beside them" if key == "space" else f"{', '.join(sorted(valid))} are valid"
-            raise ValueError(f"options: {key!r} is no option of these metrics{close_to(key, valid)}; {hint}")
+        if key not in valid:
+            raise ValueError(
+                f"options: {key!r} is no option of these metrics{close_to(key, valid)}; "
+                f"{', '.join(sorted(valid)) or 'they have none'}{' are valid' if valid else ''}"
+            )
+    if study.space == "pixel" and BASELINE in study.options:
+        raise ValueError('options: baseline given beside space = "pixel", which sets it to black; give one of them')
     options = metric_options(study)
     for name in study.metrics:
-        METRICS[name].check({key: options[key] for key in METRICS[name].options})
+        metric = METRICS[name]
+        metric.check({key: options.get(key, default) for key, default in metric.options.items()})
 
 
 def check_known(key: str, name: object, known: Collection[str]) -> None:

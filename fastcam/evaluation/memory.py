@@ -40,7 +40,7 @@ class Portions:
         start = 0
         while start < count:
             stop = min(start + self.size, count)
-            found = self._attempt(lambda portion=slice(start, stop): work(portion), stop - start)
+            found = self._attempt(work, slice(start, stop))
             # Outside the handler, where the exception no longer holds the tensors of what failed.
             if isinstance(found, _TooMuch):
                 self._halve(stop - start)
@@ -49,11 +49,11 @@ class Portions:
                 start = stop
         return done
 
-    def _attempt(self, work: Callable[[], T], images: int) -> "T | _TooMuch":
+    def _attempt(self, work: Callable[[slice], T], portion: slice) -> "T | _TooMuch":
         try:
-            return work()
+            return work(portion)
         except (RuntimeError, MemoryError) as error:
-            if images == 1 or not is_out_of_memory(error):
+            if portion.stop - portion.start == 1 or not is_out_of_memory(error):
                 raise
             return _TooMuch()
 

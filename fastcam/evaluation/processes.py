@@ -64,7 +64,7 @@ class Processes:
 
 def local_device(device: torch.device) -> torch.device:
     """The launch's own share of the machine's devices: "cuda" becomes this process's GPU."""
-    if device.type == "cuda" and device.index is None:
+    if str(device) == "cuda":
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % max(torch.cuda.device_count(), 1))
     return device
 

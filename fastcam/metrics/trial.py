@@ -7,17 +7,18 @@ import torch
 from torch import Tensor
 
 from fastcam.metrics.batch import Batch
+from fastcam.metrics.once import Once
 from fastcam.network.arguments import Targets, resolve_targets
 from fastcam.ops.maps import min_max_
 from fastcam.ops.perturbed_inputs import pixel_rank
 
-# From images (M, C, H, W) and targets (M,) to maps (M, H, W).
+# From images (M, C, H, W) and targets (M,) to maps (M, H, W): a `fastcam.Explainer`, for one.
 Explain = Callable[[Tensor, Tensor], Tensor]
 # Where the class is, per map: (M, H, W) booleans, or a list of M tensors (h, w) at sizes of their own.
 Regions = Tensor | Sequence[Tensor]
 
 
-class Trial:
+class Trial(Once):
     """Maps that explain a batch of images, one class each.
 
     batch: the images, with the model that scores them.
@@ -38,6 +39,12 @@ class Trial:
         explain: Explain | None = None,
         regions: Regions | None = None,
     ) -> None:
+        super().__init__()
+        if explain is not None and not callable(explain):
+            raise TypeError(
+                f"explain: {type(explain).__name__} given, None or a function from images (M, C, H, W) and targets "
+                "(M,) to maps (M, H, W) is valid"
+            )
         self.batch, self.explain = batch, explain
         resolved, self.several = self._resolve(targets)
         count, per_image = resolved.shape
@@ -50,7 +57,7 @@ class Trial:
     @cached_property
     def images(self) -> Tensor:
         """The image of each map, (M, C, H, W)."""
-        return self.batch.images if not self.several else self.batch.images[self.owner]
+        return self.each(self.batch.images)
 
     @cached_property
     def score(self) -> Tensor:
@@ -67,28 +74,36 @@ class Trial:
         """Each pixel's position in the descending order of its map, (M, H, W); of equals the first comes first."""
         return pixel_rank(self.maps)
 
+    def each(self, of_images: Tensor, maps: slice = slice(None)) -> Tensor:
+        """Of values (N, ...) of the images those that belong to some of the maps, (m, ...)."""
+        return of_images[self.owner[maps]] if self.several else of_images[maps]
+
     def shaped(self, values: Tensor) -> Tensor:
         """Values (M, ...) as the caller gave the maps: (N, ...) or (N, T, ...)."""
-        return values.unflatten(0, (len(self.batch.images), -1)) if self.several else values
+        return values.reshape(len(self.batch.images), -1, *values.shape[1:]) if self.several else values
 
     def _resolve(self, targets: Targets) -> tuple[Tensor, bool]:
-        return resolve_targets(targets, self.batch.probabilities, self.batch.checks)
+        batch = self.batch
+        # Classes that are given need no forward pass: what is asked of the logits is their shape.
+        shape = (len(batch.images), batch.classes)
+        logits = batch.probabilities if targets is None else batch.images.new_empty(()).expand(shape)
+        return resolve_targets(targets, logits, batch.checks)
 
 
-def check_maps(maps: object, shape: tuple[int, ...], batch: Batch) -> Tensor:
+def check_maps(maps: object, shape: tuple[int, ...], batch: Batch, *, name: str = "maps") -> Tensor:
     """Maps in at least float32. Raises TypeError or ValueError for what does not fit the images."""
     if not isinstance(maps, Tensor) or not maps.is_floating_point():
         given = maps.dtype if isinstance(maps, Tensor) else type(maps).__name__
-        raise TypeError(f"maps: {given} given, a float tensor of shape {shape} is valid")
+        raise TypeError(f"{name}: {given} given, a float tensor of shape {shape} is valid")
     if tuple(maps.shape) != shape:
         raise ValueError(
-            f"maps: shape {tuple(maps.shape)} given, {shape} is valid: one map per image and target, at the images' "
+            f"{name}: shape {tuple(maps.shape)} given, {shape} is valid: one map per image and target, at the images' "
             'size (explain with size="input")'
         )
     if maps.device != batch.images.device:
-        raise ValueError(f"maps: on {maps.device}, but the images are on {batch.images.device}; move one of them")
+        raise ValueError(f"{name}: on {maps.device}, but the images are on {batch.images.device}; move one of them")
     maps = maps.detach().to(torch.promote_types(maps.dtype, torch.float32))
-    batch.checks.add(~maps.isfinite().all(), lambda: "maps: NaN or infinite values; all must be finite")
+    batch.checks.add(~maps.isfinite().all(), lambda: f"{name}: NaN or infinite values; all must be finite")
     return maps
 
 
@@ -98,9 +113,10 @@ def check_regions(regions: object, maps: Tensor) -> Regions:
         flat = regions.flatten(0, -3)
         if flat.shape == maps.shape and flat.device == maps.device:
             return flat
-    elif isinstance(regions, list | tuple) and all(isinstance(r, Tensor) and r.dtype == torch.bool for r in regions):
-        if len(regions) == len(maps) and all(r.dim() == 2 and r.device == maps.device for r in regions):
-            return list(regions)
+    elif isinstance(regions, list | tuple) and len(regions) == len(maps):
+        planes = [r for r in regions if isinstance(r, Tensor) and r.dtype == torch.bool and r.dim() == 2]
+        if len(planes) == len(maps) and all(plane.device == maps.device for plane in planes):
+            return planes
     given = f"{regions.dtype} {tuple(regions.shape)}" if isinstance(regions, Tensor) else type(regions).__name__
     raise ValueError(
         f"regions: {given} given, booleans of shape {tuple(maps.shape)} on {maps.device}, or a list of {len(maps)} "

@@ -9,6 +9,8 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
+from .placement import Placement
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -36,34 +38,86 @@ class Preprocessing:
     std: tuple[float, ...] = IMAGENET_STD
     interpolation: InterpolationMode = InterpolationMode.BILINEAR
 
+    def placement(self, height: int, width: int) -> Placement:
+        """Where the view lies in a photo of height x width.
+
+        Raises:
+            ValueError: the resized photo is smaller than the crop.
+        """
+        first = (0, 0, width, height)
+        if self.crop_share is not None:
+            side = max(1, round(self.crop_share * min(height, width)))
+            left, top = (width - side) // 2, (height - side) // 2
+            first = (left, top, left + side, top + side)
+            height = width = side
+        if isinstance(self.resize, int):
+            # torchvision's rule: the short side exactly, the long one rounded down.
+            size, short = self.resize, min(height, width)
+            height, width = (int(size * side / short) if side != short else size for side in (height, width))
+        elif self.resize is not None:
+            height, width = self.resize
+        resized, second = (height, width), (0, 0, width, height)
+        if self.crop is not None:
+            down, across = self.crop
+            if down > height or across > width:
+                raise ValueError(
+                    f"a crop of {down}x{across} does not fit into a photo of {height}x{width} "
+                    "(height x width, after resizing): enlarge --resize or reduce --crop"
+                )
+            # torchvision's rule again, with Python's rounding of halves to even.
+            left, top = round((width - across) / 2), round((height - down) / 2)
+            second = (left, top, left + across, top + down)
+        return Placement(first=first, resized=resized, second=second)
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """(height, width) of every view; None where it depends on the photo."""
+        if self.crop is not None:
+            return self.crop
+        if isinstance(self.resize, int):
+            return None if self.crop_share is None else (self.resize, self.resize)
+        return self.resize
+
+    @property
+    def black(self) -> tuple[float, ...]:
+        """The scaled value of a black pixel, per channel."""
+        return tuple(-mean / std for mean, std in zip(self.mean, self.std, strict=True))
+
     def view(self, photo: Image.Image) -> Image.Image:
         """The part of an RGB photo that the network sees, at the network's input size.
 
         Raises:
             ValueError: the resized photo is smaller than the crop.
         """
-        if self.crop_share is not None:
-            side = max(1, round(self.crop_share * min(photo.size)))
-            left, top = (photo.width - side) // 2, (photo.height - side) // 2
-            photo = photo.crop((left, top, left + side, top + side))
-        if self.resize is not None:
-            size = [self.resize] if isinstance(self.resize, int) else list(self.resize)
-            photo = F.resize(photo, size, interpolation=self.interpolation)
-        if self.crop is not None:
-            height, width = self.crop
-            if height > photo.height or width > photo.width:
-                raise ValueError(
-                    f"a crop of {height}x{width} does not fit into a photo of {photo.height}x{photo.width} "
-                    "(height x width, after resizing): enlarge --resize or reduce --crop"
-                )
-            photo = F.center_crop(photo, [height, width])
-        return photo
+        placement = self.placement(photo.height, photo.width)
+        photo = photo.crop(placement.first)
+        photo = F.resize(photo, list(placement.resized), interpolation=self.interpolation)
+        return photo.crop(placement.second)
+
+    def view_pixels(self, pixels: Tensor) -> Tensor:
+        """The same for a photo of uint8 (3, h, w), on its device: (3, H, W).
+
+        Within a grey level or two of `view`: Pillow and torch round their filters' weights each in its own way.
+
+        Raises:
+            ValueError: the resized photo is smaller than the crop.
+        """
+        placement = self.placement(*pixels.shape[-2:])
+        left, top, right, bottom = placement.first
+        pixels = pixels[..., top:bottom, left:right]
+        pixels = F.resize(pixels, list(placement.resized), interpolation=self.interpolation, antialias=True)
+        left, top, right, bottom = placement.second
+        return pixels[..., top:bottom, left:right].contiguous()
 
     def tensor(self, view: Image.Image) -> Tensor:
         """The scaled tensor (1, 3, H, W), float32, of what `view` returned."""
-        pixels = F.convert_image_dtype(F.pil_to_tensor(view), torch.float32)
+        return self.scaled(F.pil_to_tensor(view)[None])
+
+    def scaled(self, views: Tensor) -> Tensor:
+        """(pixel / 255 - mean) / std of uint8 views (N, 3, H, W), on their device, float32."""
+        pixels = F.convert_image_dtype(views, torch.float32)
         scaled: Tensor = F.normalize(pixels, mean=list(self.mean), std=list(self.std))
-        return scaled[None]
+        return scaled
 
     def changed(
         self, *, resize: int | tuple[int, int] | None = None, crop: int | tuple[int, int] | str | None = None

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -116,6 +117,26 @@ def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
     """Raise ValueError unless `value` is one of `choices`."""
     if value not in choices:
         raise ValueError(f"{name}: {value!r} given, one of {', '.join(map(repr, choices))} is valid")
+
+
+def check_whole(name: str, value: Any, *, least: int = 1) -> None:
+    """Raise ValueError unless `value` is a whole number of at least `least`."""
+    if type(value) is not int or value < least:
+        valid = "a positive integer" if least == 1 else f"an integer of at least {least}"
+        raise ValueError(f"{name}: {value!r} given, {valid} is valid")
+
+
+def check_number(name: str, value: Any, valid: str, within: Callable[[float], bool]) -> None:
+    """Raise ValueError unless `value` is a number that `within` holds for; `valid` says so in words."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not within(value):
+        raise ValueError(f"{name}: {value!r} given, {valid} is valid")
+
+
+def check_batch_size(size: Any) -> None:
+    """Raise ValueError unless `size` is None or a positive integer."""
+    if size is not None and (type(size) is not int or size < 1):
+        raise ValueError(f"batch_size: {size!r} given, None or a positive integer is valid")
 
 
 def _not_finite(images: Tensor) -> str:

@@ -40,3 +40,9 @@ def min_max_(maps: Tensor) -> Tensor:
     # Decided on one number per map: a comparison and a select over all pixels cost more than the rest here.
     span = torch.where(span > floor, span, torch.inf)
     return maps.sub_(low).div_(span)
+
+
+def is_flat(maps: Tensor) -> Tensor:
+    """Whether a map is flat, by the rule of `min_max_`: booleans (...) for maps (..., H, W)."""
+    low, high = maps.amin(dim=(-2, -1)), maps.amax(dim=(-2, -1))
+    return high - low <= flat_tolerance(maps.dtype) * torch.maximum(low.abs(), high.abs())

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 import fastcam
-from fastcam.ops.blur import gaussian_blur, soft_blur
 from fastcam.attribution.extremal import SmoothMasks, _perturbed, _ranked
+from fastcam.ops.blur import gaussian_blur, soft_blur
 from tests.attribution.toys import watched
 
 

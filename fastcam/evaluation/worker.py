@@ -1,0 +1,248 @@
+"""The work on one part: photos in, rows out."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fastcam.datasets.loader import ViewBatch, loader
+from fastcam.datasets.sample import DataSet, Sample
+from fastcam.datasets.views import Views
+from fastcam.evaluation.checks import metric_options
+from fastcam.evaluation.explaining import Made, calls_of, explain_all, seed_of
+from fastcam.evaluation.memory import Portions
+from fastcam.evaluation.parts import Part
+from fastcam.evaluation.store import Bad
+from fastcam.evaluation.study import ModelSpec, Study
+from fastcam.evaluation.tables import study_columns
+from fastcam.metrics.batch import Batch
+from fastcam.metrics.measure import Chosen, choose, measure
+from fastcam.metrics.registry import METRICS
+from fastcam.metrics.trial import Trial
+from fastcam.models.loading import LoadedModel
+
+T = TypeVar("T")
+# Told of every batch that is done: images.
+Tick = Callable[[int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What was found of images: N images, K pairs of method and layer; all on the CPU.
+
+    places: (label, layer) of each pair. targets, predicted, probability: (N,). values: per column (K, N), curves
+    (K, N, S).
+    """
+
+    places: tuple[tuple[str, str], ...]
+    targets: NDArray[np.int32]
+    predicted: NDArray[np.int32]
+    probability: NDArray[np.float32]
+    values: Mapping[str, NDArray[np.float32]]
+
+
+@dataclass
+class Done:
+    """The rows of a part, by column, and the photos that were left out; batch: the most images at a time."""
+
+    rows: dict[str, Any]
+    bad: tuple[Bad, ...]
+    batch: int
+
+
+@dataclass(frozen=True, eq=False)
+class Filled:
+    """A batch of N photos, of which some could not be read; the first that could stands in for them.
+
+    So the others are computed as they would be beside the missing ones: no row depends, not even by its rounding, on
+    which other photos can be read. positions: in the data set; None where a photo is only stood in for.
+    images: uint8 (N, 3, H, W). regions: (N, H, W). photo_regions: N tensors (h, w).
+    """
+
+    positions: tuple[int | None, ...]
+    samples: tuple[Sample, ...]
+    images: Tensor
+    regions: Tensor | None
+    photo_regions: tuple[Tensor, ...] | None
+
+    def __getitem__(self, portion: slice) -> "Filled":
+        """Some of the photos."""
+        return Filled(
+            self.positions[portion],
+            self.samples[portion],
+            self.images[portion],
+            None if self.regions is None else self.regions[portion],
+            None if self.photo_regions is None else self.photo_regions[portion],
+        )
+
+
+def fill(positions: Sequence[int], views: ViewBatch, samples: Sequence[Sample]) -> Filled | None:
+    """The photos at these positions of the data set; None if none of them could be read."""
+    if not views.indices:
+        return None
+    place = {index: row for row, index in enumerate(views.indices)}
+    rows = [place.get(position, 0) for position in positions]
+    return Filled(
+        positions=tuple(position if position in place else None for position in positions),
+        samples=tuple(samples[views.indices[row]] for row in rows),
+        images=views.images[rows],
+        regions=None if views.regions is None else views.regions[rows],
+        photo_regions=None if views.photo_regions is None else tuple(views.photo_regions[row] for row in rows),
+    )
+
+
+@dataclass(eq=False)
+class Worker:
+    """A model at work on a study.
+
+    model: on its device. portions: how many images at a time. workers: processes that read photos.
+    """
+
+    study: Study
+    spec: ModelSpec
+    model: LoadedModel
+    dataset: DataSet
+    portions: Portions
+    device: torch.device
+    workers: int
+
+    def __post_init__(self) -> None:
+        study = self.study
+        self.columns = study_columns(study, METRICS)
+        self.labels = [method.label for method in study.methods]
+        self.calls = calls_of(self.model.model, study.methods, self.spec.layers, study.precision)
+        black = self.model.preprocessing.black
+        self.chosen = choose([METRICS[name] for name in study.metrics], metric_options(study, black=black))
+        # A distance in pixels is one of the photo's own: the protocol for VOC and COCO (Zhang et al. 2018).
+        self.on_photo = [each for each in self.chosen if each.options.get("tolerance", 0) > 0]
+        self._views = Views(
+            self.dataset, self.model.preprocessing, device=self.device, photo_regions=bool(self.on_photo)
+        )
+
+    def views(self, batches: Sequence[Sequence[int]]) -> Iterator[ViewBatch]:
+        """The photos of batches, read ahead."""
+        return loader(self._views, batches, self.workers)
+
+    def screen(self, part: Part, views: Iterator[ViewBatch], tick: Tick) -> Done:
+        """What the model predicts for each photo."""
+        rows: dict[str, list[Any]] = {"index": [], "predicted": []}
+        bad: list[Bad] = []
+        for filled in self._filled(part, views, bad, tick):
+            found = self._in_portions(filled, self._predicted)
+            for position, predicted in zip(filled.positions, np.concatenate(found).tolist(), strict=True):
+                if position is not None:
+                    rows["index"].append(position)
+                    rows["predicted"].append(predicted)
+        return Done(rows=rows, bad=tuple(bad), batch=self._batch())
+
+    def measure(self, part: Part, views: Iterator[ViewBatch], tick: Tick) -> Done:
+        """The part's rows: sample by sample, with each method in the study's order at each layer."""
+        rows: dict[str, list[Any]] = {}
+        bad: list[Bad] = []
+        for filled in self._filled(part, views, bad, tick):
+            found = self._in_portions(filled, self.measured)
+            for name, values in self._rows(filled.positions, found).items():
+                rows.setdefault(name, []).extend(values)
+        return Done(rows=rows, bad=tuple(bad), batch=self._batch())
+
+    def measured(self, filled: Filled) -> Measured:
+        """Everything about a portion of images."""
+        images, samples = self.images(filled), filled.samples
+        labels = None
+        if self.study.targets == "label":
+            labels = torch.tensor([sample.label for sample in samples], device=self.device)
+        explained = explain_all(self.calls, self.labels, images, labels, seed_of(self.study.seed, samples[0].name))
+        probabilities, targets = explained.probabilities, explained.targets
+        batch = Batch(
+            self.model.model,
+            images,
+            precision=self.study.precision,
+            batch_size=len(samples) if self._batch() < self.study.batch else None,
+            probabilities=probabilities,
+        )
+        values = [self.metrics(batch, filled, made, targets, self.chosen) for made in explained.made]
+        return Measured(
+            places=tuple((made.label, made.layer) for made in explained.made),
+            targets=targets.to(torch.int32).cpu().numpy(),
+            predicted=probabilities.argmax(dim=1).to(torch.int32).cpu().numpy(),
+            probability=probabilities.gather(1, targets[:, None])[:, 0].to(torch.float32).cpu().numpy(),
+            values={c.name: torch.stack([of[c.name] for of in values]).cpu().numpy() for c in self.columns},
+        )
+
+    def metrics(
+        self, batch: Batch, filled: Filled, made: Made, targets: Tensor, chosen: Sequence[Chosen]
+    ) -> dict[str, Tensor]:
+        """The columns of some of the study's metrics, for the maps of one method at one layer."""
+        regions = None if filled.regions is None else filled.regions.to(self.device)
+        found = measure(
+            Trial(batch, made.maps, targets, explain=made.explain, regions=regions),
+            [each for each in chosen if each not in self.on_photo],
+        )
+        on_photo = [each for each in chosen if each in self.on_photo]
+        if on_photo and filled.photo_regions is not None:
+            photo_regions = [region.to(self.device) for region in filled.photo_regions]
+            found |= measure(Trial(batch, made.maps, targets, explain=made.explain, regions=photo_regions), on_photo)
+        return found
+
+    def images(self, filled: Filled) -> Tensor:
+        """The network's input (N, 3, H, W)."""
+        scaled = self.model.preprocessing.scaled(filled.images.to(self.device))
+        # A model of another dtype gets its own.
+        floats = (p.dtype for p in self.model.model.parameters() if p.is_floating_point())
+        return scaled.to(next(floats, torch.float32))
+
+    def _in_portions(self, filled: Filled, work: Callable[[Filled], T]) -> list[T]:
+        return self.portions.each(len(filled.positions), lambda portion: work(filled[portion]))
+
+    def _predicted(self, filled: Filled) -> NDArray[np.int32]:
+        batch = Batch(self.model.model, self.images(filled), precision=self.study.precision)
+        predicted: NDArray[np.int32] = batch.probabilities.argmax(dim=1).to(torch.int32).cpu().numpy()
+        batch.settle()
+        return predicted
+
+    def _filled(self, part: Part, views: Iterator[ViewBatch], bad: list[Bad], tick: Tick) -> Iterator[Filled]:
+        """The part's batches; `bad` gets the photos that cannot be read."""
+        for positions, found in zip(part.batches(self.study.batch), views, strict=False):
+            bad += [Bad(part.model, each.name, each.reason) for each in found.bad]
+            filled = fill(positions, found, self.dataset.samples)
+            if filled is not None:
+                yield filled
+            tick(len(positions))
+
+    def _batch(self) -> int:
+        return min(self.portions.size, self.study.batch)
+
+    def _rows(self, positions: Sequence[int | None], found: Sequence[Measured]) -> dict[str, list[Any]]:
+        """Columns of rows for the photos that could be read."""
+        places = found[0].places
+        kept = [place for place, position in enumerate(positions) if position is not None]
+        samples = [self.dataset.samples[position] for position in positions if position is not None]
+        each = len(places)
+
+        def spread(values: Sequence[Any]) -> list[Any]:
+            return [value for value in values for _ in range(each)]
+
+        def of_images(name: str) -> list[Any]:
+            return spread(np.concatenate([getattr(part, name) for part in found])[kept].tolist())
+
+        rows: dict[str, list[Any]] = {
+            "name": spread([sample.name for sample in samples]),
+            "index": spread([position for position in positions if position is not None]),
+            "model": [self.spec.name] * (each * len(samples)),
+            "method": [label for label, _ in places] * len(samples),
+            "layer": [layer for _, layer in places] * len(samples),
+            "label": spread([sample.label for sample in samples]),
+            "target": of_images("targets"),
+            "predicted": of_images("predicted"),
+            "probability": of_images("probability"),
+            "difficult": spread([sample.difficult for sample in samples]),
+        }
+        for column in self.columns:
+            # (K, N, ...) to image-major, as the rows are.
+            values = np.concatenate([part.values[column.name] for part in found], axis=1)[:, kept].swapaxes(0, 1)
+            rows[column.name] = values.reshape(-1, *values.shape[2:]).tolist()
+        return rows
