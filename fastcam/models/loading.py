@@ -3,7 +3,7 @@
 import importlib
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from http.client import HTTPException
@@ -61,7 +61,8 @@ def load_model(name: str, *, weights: str = "default") -> LoadedModel:
             without arguments that returns an nn.Module; the working directory is searched for the module.
         weights: "default" (torchvision's best, downloaded once; a function's model as it comes), "none"
             (random; a function's model as it comes), one of torchvision's names for weights of this model
-            ("IMAGENET1K_V1", downloaded once), or a file that holds a state dict.
+            ("IMAGENET1K_V1", downloaded once), or a file that holds a state dict. A file for a torchvision
+            classifier may have another number of classes; their names are then not known.
 
     Raises:
         ValueError: an unknown name (close names are listed), weights that cannot be downloaded or read, or
@@ -94,6 +95,7 @@ def _torchvision(name: str, weights: str) -> LoadedModel:
     available = torchvision.models.get_model_weights(name)
     named = available.__members__.get(weights)
     chosen = named or available.DEFAULT
+    names: tuple[str, ...] = tuple(chosen.meta["categories"])
     if weights == "default" or named is not None:
         try:
             model = torchvision.models.get_model(name, weights=chosen)
@@ -109,17 +111,25 @@ def _torchvision(name: str, weights: str) -> LoadedModel:
             # Files of weights for these two were trained on the input scaling that the model itself undoes.
             from_file = weights != "none"
             arguments = {"aux_logits": False, "init_weights": not from_file, "transform_input": from_file}
+        state = None if weights == "none" else _torchvision_names(name, read_state_dict(Path(weights)))
+        if state is not None and _classes(state) not in (None, len(names)):
+            arguments["num_classes"], names = _classes(state), ()
         model = torchvision.models.get_model(name, weights=None, **arguments)
-        if weights != "none":
-            path = Path(weights)
-            load_strictly(model, _torchvision_names(name, read_state_dict(path)), source=weights)
+        if state is not None:
+            load_strictly(model, state, source=weights)
             # A file under the name that torchvision gives it tells which preprocessing it was trained with.
-            chosen = next((w for w in available if Path(w.url).name == path.name), chosen)
+            chosen = next((w for w in available if Path(w.url).name == Path(weights).name), chosen)
     return LoadedModel(
-        model=model.eval(),
-        preprocessing=from_transforms(chosen.transforms()),
-        class_names=tuple(chosen.meta["categories"]),
+        model=model.eval(), preprocessing=from_transforms(chosen.transforms()), class_names=names or None
     )
+
+
+def _classes(state: Mapping[str, Tensor]) -> int | None:
+    """The number of outputs: of torchvision's classifiers the last two parameters are the last layer's."""
+    if len(state) < 2:
+        return None
+    weight, bias = list(state.values())[-2:]
+    return len(bias) if bias.dim() == 1 and weight.dim() > 1 and len(weight) == len(bias) else None
 
 
 def _torchvision_names(name: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
