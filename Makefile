@@ -5,7 +5,7 @@ BIN := .venv/bin
 SPREAD := --numprocesses 2 --dist loadscope
 test: export OMP_NUM_THREADS = 1
 
-.PHONY: demo test bench bench-methods clean
+.PHONY: demo test bench bench-methods bench-metrics clean
 
 demo: .venv/demo.stamp
 	$(BIN)/fastcam demo
@@ -24,6 +24,10 @@ bench-methods: .venv/bench.stamp
 	$(BIN)/pytest bench/test_methods_cpu.py --benchmark-enable --benchmark-only \
 		--benchmark-json=bench/results/methods.json
 	$(BIN)/python -m bench.mosaics
+
+bench-metrics: .venv/bench.stamp
+	$(BIN)/pytest bench/test_metrics_cpu.py --benchmark-enable --benchmark-only \
+		--benchmark-json=bench/results/metrics.json
 
 .venv/demo.stamp: pyproject.toml | .venv
 	$(BIN)/pip install --quiet --editable '.[demo]'

@@ -25,7 +25,7 @@ def cpu_tables(results: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def methods_table(results: dict[str, Any]) -> str:
+def methods_table(results: dict[str, Any], what: str = "method") -> str:
     """One row per method: seconds of fastcam and of the fastest peer on its faster layout, for each model."""
     rows = results["benchmarks"]
     names = list(dict.fromkeys(row["model"] for row in rows))
@@ -33,7 +33,7 @@ def methods_table(results: dict[str, Any]) -> str:
         f"{_machine(results)} {rows[0]['threads']} threads, float32. Medians in seconds of interleaved rounds; the "
         "fastest peer on its faster memory layout; times: median of its ratios to fastcam within a round.",
         "",
-        "| method | batch | " + " | ".join(f"{name} | fastest peer | times" for name in names) + " |",
+        f"| {what} | batch | " + " | ".join(f"{name} | fastest peer | times" for name in names) + " |",
         "|---" * (2 + 3 * len(names)) + "|",
     ]
     ratios: list[float] = []
@@ -48,6 +48,11 @@ def methods_table(results: dict[str, Any]) -> str:
         batch = next(row["batch"] for row in rows if row["method"] == method)
         lines.append(f"| {method} | {batch} | {' | '.join(cells)} |")
     return "\n".join([*lines, "", f"Median of the ratios: {median(ratios):.2f}; least: {min(ratios):.2f}."]) + "\n"
+
+
+def metrics_table(results: dict[str, Any]) -> str:
+    """One row per metric or pair of metrics that are measured together, as `methods_table`."""
+    return methods_table(results, "metrics")
 
 
 def mosaics_table(results: dict[str, Any]) -> str:
@@ -108,13 +113,16 @@ def _memory(row: dict[str, Any]) -> list[str]:
 DRAWN = {
     "cpu.json": cpu_tables,
     "methods.json": methods_table,
+    "metrics.json": metrics_table,
     "mosaics.json": mosaics_table,
 }
 
 
 def with_tables(readme: str) -> str:
-    """The README with the part behind each marker drawn from the file that the marker names."""
+    """The README with the part behind each marker drawn from the file that the marker names, where it exists."""
     for name, draw in DRAWN.items():
+        if not (RESULTS / name).exists():
+            continue
         begin = f"<!-- begin: bench/results/{name} -->\n"
         before, rest = readme.split(begin)
         _, after = rest.split(END, 1)

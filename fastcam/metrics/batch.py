@@ -11,7 +11,8 @@ from fastcam.network.arguments import DeferredChecks, check_batch_size, check_im
 from fastcam.network.cache import Output, network_for
 from fastcam.ops.blur import gaussian_blur
 
-# With fewer images per forward pass a device would be idle, however small the batch.
+# Images per forward pass. With fewer a device would be idle, however small the batch. On a CPU also no more: larger
+# activations are given back to the system after every use, and mapping them afresh costs a third of the time.
 _LEAST = 8
 
 
@@ -20,8 +21,8 @@ class Batch(Once):
 
     images: (N, C, H, W), preprocessed as the model expects.
     precision, output: as in `fastcam.explain`.
-    batch_size: the most images that one forward pass takes; None: as many as there are images in the batch, at
-        least 8, so that a sequence of perturbed images needs no more memory than the batch itself.
+    batch_size: the most images that one forward pass takes; None: 8 on a CPU, elsewhere as many as there are images
+        in the batch, at least 8, so that a sequence of perturbed images needs no more memory than the batch itself.
     probabilities: (N, classes) of the images, where a caller has them already (`Explanation.probabilities`); saves a
         forward pass.
     checks: what is to be told at the end of a call; `settle` them.
@@ -43,7 +44,7 @@ class Batch(Once):
         self.checks = DeferredChecks()
         given = check_images(images, self.checks)
         check_batch_size(batch_size)
-        self.batch_size = batch_size or max(len(given), _LEAST)
+        self.batch_size = batch_size or (_LEAST if given.device.type == "cpu" else max(len(given), _LEAST))
         with torch.inference_mode(False), torch.no_grad():
             self.network = network_for(check_model(model), given, precision=precision, output=output)
             self.given = given.contiguous(memory_format=self.network.precision.memory_format)

@@ -63,8 +63,8 @@ def evaluate(
             and targets (M,) to maps (M, H, W); a `fastcam.Explainer` is one.
         precision: of the model's forward passes, as in `fastcam.explain`.
         output: picks the logits (N, classes) from what the model returns, if that is something else.
-        batch_size: the most images per forward pass; no more perturbed images are held in memory at a time. None: as
-            many as there are images, at least 8.
+        batch_size: the most images per forward pass; no more perturbed images are held in memory at a time. None: 8
+            on a CPU, elsewhere as many as there are images, at least 8.
         options: of the metrics, see their functions; each takes those that it knows.
 
     Returns:
