@@ -1,0 +1,52 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastcam.evaluation.memory import Portions, is_out_of_memory
+
+
+@given(count=st.integers(0, 40), size=st.integers(1, 16), fits=st.integers(1, 16))
+def test_every_image_is_worked_on_once_in_portions_that_fit(count: int, size: int, fits: int) -> None:
+    halvings: list[tuple[int, int]] = []
+    portions = Portions(size, lambda before, after: halvings.append((before, after)))
+
+    def work(portion: slice) -> list[int]:
+        images = list(range(portion.start, portion.stop))
+        if len(images) > fits:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return images
+
+    assert [i for images in portions.each(count, work) for i in images] == list(range(count))
+    assert all(after < before for before, after in halvings)
+    # For good: a second batch of the same size meets no shortage.
+    told = len(halvings)
+    portions.each(count, work)
+    assert len(halvings) == told
+
+
+def test_one_image_too_much_is_the_error_it_was() -> None:
+    def work(portion: slice) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        Portions(8, lambda before, after: None).each(8, work)
+
+
+def test_other_errors_are_not_taken_for_it() -> None:
+    calls = []
+
+    def work(portion: slice) -> None:
+        calls.append(portion)
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="mat1"):
+        Portions(8, lambda before, after: None).each(8, work)
+    assert len(calls) == 1
+
+
+def test_the_allocator_of_the_cpu_is_understood() -> None:
+    with pytest.raises(RuntimeError) as refused:
+        torch.empty(2**55, dtype=torch.uint8)
+    assert is_out_of_memory(refused.value)
+    assert not is_out_of_memory(RuntimeError("no such operator"))

@@ -1,0 +1,468 @@
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import socket
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import fastcam
+from fastcam.datasets.opening import open_dataset
+from fastcam.datasets.sample import DataSet, PhotoFiles, Sample
+from fastcam.evaluation.errors import RunError
+from fastcam.evaluation.lock import locked
+from fastcam.evaluation.runner import evaluate
+from fastcam.evaluation.store import Bad, Run, read_run
+from fastcam.evaluation.study import MethodSpec, Study
+from fastcam.models import Preprocessing
+from fastcam.photos import read_photo
+from tests.evaluation.conftest import HOW, STUDY, exit_code, fork, parts, run
+from tests.evaluation.nets import tiny
+
+LABELS = [method.label for method in STUDY.methods]
+
+
+def begin(study: Study, dataset: DataSet, output: Path) -> int:
+    return fork(lambda: evaluate(study, dataset, output, HOW))
+
+
+def launch(count: int, study: Study, dataset: DataSet, output: Path) -> list[int]:
+    """As many processes as PyTorch's launcher would start, with what it would tell them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def work(rank: int) -> Callable[[], object]:
+        def of_rank() -> None:
+            os.environ |= {
+                "RANK": str(rank), "WORLD_SIZE": str(count), "LOCAL_RANK": str(rank),
+                "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+            }  # fmt: skip
+            evaluate(study, dataset, output, HOW)
+
+        return of_rank
+
+    return [fork(work(rank)) for rank in range(count)]
+
+
+def until(done: Callable[[], bool]) -> None:
+    stop = time.monotonic() + 60
+    while not done():
+        assert time.monotonic() < stop
+        time.sleep(0.005)
+
+
+# -- what the rows hold
+
+
+def test_rows_stand_in_the_plans_order(reference: Run, dataset: DataSet) -> None:
+    rows = reference.rows
+    assert reference.complete
+    places = [(label, layer) for label in LABELS for layer in (("relu1", "relu2") if label != "fake_cam" else (0,))]
+    count = len(dataset.samples)
+    assert rows.column("name").to_pylist() == [s.name for s in dataset.samples for _ in places]
+    assert rows.column("index").to_pylist() == [i for i in range(count) for _ in places]
+    assert rows.column("label").to_pylist() == [s.label for s in dataset.samples for _ in places]
+    assert rows.column("method").to_pylist() == [label for label, _ in places] * count
+    layers = rows.column("layer").to_pylist()[: len(places)]
+    assert layers[:4] == ["relu1", "relu2", "relu1", "relu2"]
+    assert rows.schema.field("drop").type == pa.float32()
+    assert rows.schema.field("insertion_curve").type == pa.list_(pa.float32())
+    assert reference.bad == ()
+    assert len(reference.log) == 6
+
+
+def test_rows_hold_what_the_functions_give(reference: Run, dataset: DataSet) -> None:
+    batch = range(4, 8)
+    preprocessing = Preprocessing(resize=16, crop=(16, 16))
+    photos = [read_photo(dataset.samples[i].path) for i in batch]
+    images = torch.cat([preprocessing.tensor(preprocessing.view(photo)) for photo in photos])
+    model = tiny()
+    info = fastcam.explain(model, images, method="grad_cam", layer="relu1", normalize=False, return_info=True)
+    drop = fastcam.metrics.average_drop(model, images, info.maps)
+    mine = reference.rows.filter(
+        pa.compute.and_(
+            pa.compute.equal(reference.rows["method"], "grad_cam"), pa.compute.equal(reference.rows["layer"], "relu1")
+        )
+    ).slice(4, 4)
+    assert mine["index"].to_pylist() == list(batch)
+    assert mine["target"].to_pylist() == info.targets.tolist() == mine["predicted"].to_pylist()
+    # Photos are read and resized by another library here: to a grey level.
+    np.testing.assert_allclose(mine["probability"], info.probabilities.amax(dim=1), atol=2e-3)
+    np.testing.assert_allclose(mine["drop"], drop, atol=0.5)
+
+
+def test_a_method_alone_has_the_rows_it_has_among_others(reference: Run, dataset: DataSet, tmp_path: Path) -> None:
+    """Random numbers too do not depend on which methods a study has."""
+    alone = run(replace(STUDY, methods=STUDY.methods[1:2]), dataset, tmp_path / "run")
+    among = reference.rows.filter(pa.compute.equal(reference.rows["method"], "random_cam"))
+    assert alone.rows.to_pylist() == among.to_pylist()
+
+
+def test_labels_are_explained_where_the_study_says_so(dataset: DataSet, tmp_path: Path) -> None:
+    rows = run(replace(STUDY, targets="label", methods=STUDY.methods[:1]), dataset, tmp_path / "run").rows
+    assert rows["target"].to_pylist() == rows["label"].to_pylist()
+    assert rows["predicted"].to_pylist() != rows["label"].to_pylist()
+
+
+def test_methods_with_options_and_wrapped_ones(dataset: DataSet, tmp_path: Path) -> None:
+    methods = (
+        MethodSpec(name="ucag", label="unfolded", options={"method": "grad_cam", "patches": 2}),
+        MethodSpec(name="grad_cam", label="small", options={"normalize_at": "layer", "normalize": True}),
+        MethodSpec(name="grad_cam", label="plain"),
+        MethodSpec(name="grad_cam", label="again"),
+    )
+    study = replace(STUDY, methods=methods, metrics=("coherency", "insertion"), subset=4)
+    rows = run(study, dataset, tmp_path / "run").rows
+    found = {label: rows.filter(pa.compute.equal(rows["method"], label)) for label in [m.label for m in methods]}
+    assert [len(found[method.label]) for method in methods] == [8] * 4
+    assert found["plain"]["insertion"].equals(found["again"]["insertion"])
+    assert not found["plain"]["insertion"].equals(found["unfolded"]["insertion"])
+    assert rows.column("method").to_pylist()[:8] == [method.label for method in methods for _ in range(2)]
+
+
+# -- stopped and gone on with
+
+
+def test_killed_at_any_moment_and_gone_on_with(reference: Run, dataset: DataSet, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    began = time.monotonic()
+    run(STUDY, dataset, tmp_path / "whole")
+    seconds = time.monotonic() - began
+    ended = []
+    for _ in range(5):
+        child = begin(STUDY, dataset, output)
+        time.sleep(random.uniform(0, 0.4 * seconds))
+        os.kill(child, signal.SIGKILL)
+        ended.append(exit_code(child))
+    # What a process leaves that was killed while it wrote.
+    (output / "parts").mkdir(exist_ok=True)
+    (output / "parts" / ".0123456789abcdef.part").write_bytes(b"half")
+    with (output / "log-0.jsonl").open("ab") as stream:
+        stream.write(b'{"model": "tests')
+    finished = run(STUDY, dataset, output)
+    assert -signal.SIGKILL in ended
+    assert parts(output) == parts(reference.path)
+    assert finished.rows.to_pylist() == read_run(reference.path).rows.to_pylist()
+    assert not list(output.rglob(".*.part"))
+    assert {line["part"] for line in finished.log} <= set(range(6))
+
+
+def test_only_what_is_missing_is_done(reference: Run, dataset: DataSet, tmp_path: Path) -> None:
+    output = copied(reference, tmp_path)
+    first, second, *_ = sorted((output / "parts").iterdir())
+    first.unlink()
+    second.write_bytes(second.read_bytes()[:-100])
+    before = {path: path.stat().st_mtime_ns for path in (output / "parts").iterdir()}
+    with pytest.raises(RunError, match="is damaged: remove it"):
+        read_run(output)
+    assert run(STUDY, dataset, output).complete
+    assert parts(output) == parts(reference.path)
+    changed = {path for path in (output / "parts").iterdir() if path.stat().st_mtime_ns != before.get(path)}
+    assert changed == {first, second}
+
+
+@pytest.mark.parametrize("correct_only", [False, True], ids=["all", "correct only"])
+def test_two_processes_give_the_rows_of_one(
+    correct_only: bool, dataset: DataSet, reference: Run, tmp_path: Path
+) -> None:
+    study = replace(STUDY, part=2, subset=5, correct_only=True) if correct_only else STUDY
+    expected = run(study, dataset, tmp_path / "one").path if correct_only else reference.path
+    output = tmp_path / "two"
+    assert [exit_code(child) for child in launch(2, study, dataset, output)] == [0, 0]
+    assert parts(output) == parts(expected)
+    found = read_run(output)
+    assert found.complete
+    assert {line["rank"] for line in found.log} == {0, 1}
+    done = [(line["kind"], line["part"]) for line in found.log]
+    assert len(done) == len(set(done))
+    if correct_only:
+        names = set(found.rows["name"].to_pylist())
+        assert len(names) == 5
+        assert found.rows["predicted"].to_pylist() == found.rows["label"].to_pylist()
+
+
+def test_a_process_that_is_lost_is_made_up_for(dataset: DataSet, reference: Run, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    first, second = launch(2, STUDY, dataset, output)
+    until(lambda: any((output / "parts").glob("*.parquet")))
+    os.kill(second, signal.SIGKILL)
+    exit_code(second)
+    # The launcher ends the others.
+    os.kill(first, signal.SIGKILL)
+    exit_code(first)
+    assert [exit_code(child) for child in launch(2, STUDY, dataset, output)] == [0, 0]
+    assert parts(output) == parts(reference.path)
+
+
+def test_correct_predictions_do_not_depend_on_how_they_are_found(dataset: DataSet, tmp_path: Path) -> None:
+    study = replace(STUDY, subset=5, correct_only=True, part=2, methods=STUDY.methods[:1])
+    whole = run(replace(study, subset=None), dataset, tmp_path / "all")
+    right = set(whole.rows["name"].to_pylist())
+    output = tmp_path / "run"
+    found = run(study, dataset, output)
+    assert set(found.rows["name"].to_pylist()) < right
+    assert found.rows["index"].to_pylist() == sorted(found.rows["index"].to_pylist())
+    # What was screened is not screened again.
+    shutil.rmtree(output / "parts")
+    kept = {path: path.stat().st_mtime_ns for path in (output / "screen").iterdir()}
+    assert run(study, dataset, output).rows.to_pylist() == found.rows.to_pylist()
+    assert {path: path.stat().st_mtime_ns for path in (output / "screen").iterdir()} == kept
+    with pytest.raises(ValueError, match=f"predicts the label of {len(right)} of the 22 samples, and 20 are asked"):
+        run(replace(study, subset=20), dataset, tmp_path / "few")
+
+
+# -- refused
+
+
+@pytest.mark.parametrize(
+    ("study", "how", "told"),
+    [
+        (replace(STUDY, batch=2, seed=1), {}, ["seed: 0 and 1", "batch: 4 and 2"]),
+        (replace(STUDY, metrics=("drop",), options={}), {}, ['metrics: ["drop", "insertion"] and ["drop"]']),
+        (STUDY, {"threads": 2}, ["environment.threads: 1 and 2", "--threads"]),
+    ],
+    ids=["study", "metrics", "threads"],
+)
+def test_a_changed_command_is_refused(
+    study: Study, how: dict[str, Any], told: Sequence[str], reference: Run, dataset: DataSet
+) -> None:
+    before = parts(reference.path)
+    with pytest.raises(RunError) as refused:
+        run(study, dataset, reference.path, **how)
+    assert all(line in str(refused.value) for line in told)
+    assert parts(reference.path) == before
+
+
+def test_another_data_set_is_refused(reference: Run, dataset: DataSet) -> None:
+    other = PhotoFiles(name="folder", root=dataset.root, samples=tuple(dataset.samples[:-1]), has_regions=False)
+    with pytest.raises(RunError, match=r"data\.samples: 22 and 21; data\.fingerprint"):
+        run(STUDY, other, reference.path)
+
+
+def test_other_weights_are_refused(reference: Run, dataset: DataSet, tmp_path: Path) -> None:
+    output = copied(reference, tmp_path)
+    next((output / "parts").iterdir()).unlink()
+    bias = tiny().fc.bias
+    with torch.no_grad():
+        bias[0] += 1
+    try:
+        with pytest.raises(RunError, match="other weights of tests.evaluation.nets:tiny"):
+            run(STUDY, dataset, output)
+    finally:
+        with torch.no_grad():
+            bias[0] -= 1
+
+
+def test_two_runs_on_one_folder(reference: Run, dataset: DataSet, tmp_path: Path) -> None:
+    output = copied(reference, tmp_path)
+
+    def hold() -> None:
+        with locked(output):
+            (tmp_path / "held").touch()
+            time.sleep(60)
+
+    child = fork(hold)
+    until((tmp_path / "held").exists)
+    try:
+        with pytest.raises(RunError, match=f"process {child} on {socket.gethostname()} is at work on this run"):
+            run(STUDY, dataset, output)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        exit_code(child)
+    assert run(STUDY, dataset, output).complete
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"subset": 23}, "subset: 23 given, but the data set folder has 22 samples"),
+        ({"metrics": ("iou",), "options": {}}, "metrics: iou given, but nothing in the data set folder tells where"),
+    ],
+    ids=["subset", "regions"],
+)
+def test_what_the_data_set_lacks_is_named(
+    change: dict[str, Any], message: str, dataset: DataSet, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        run(replace(STUDY, **change), dataset, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("change", [{"targets": "label"}, {"correct_only": True}], ids=["targets", "correct_only"])
+def test_labels_that_are_not_known_are_missed(change: dict[str, Any], dataset: DataSet, tmp_path: Path) -> None:
+    samples = tuple(replace(sample, label=None) for sample in dataset.samples)
+    unlabelled = PhotoFiles(name="folder", root=dataset.root, samples=samples, has_regions=False)
+    with pytest.raises(ValueError, match="22 of the 22 samples of the data set folder have no label"):
+        run(replace(STUDY, **change), unlabelled, tmp_path / "run")
+
+
+# -- photos, memory and disks that fail
+
+
+def test_photos_that_cannot_be_read_are_left_out(reference: Run, photos: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "photos"
+    shutil.copytree(photos, copy)
+    cut, text, missing = copy / "0" / "03.png", copy / "1" / "13.png", copy / "2" / "14.png"
+    broken = open_dataset("folder", copy)
+    cut.write_bytes(cut.read_bytes()[:60])
+    text.write_text("no image")
+    missing.unlink()
+    found = run(STUDY, broken, tmp_path / "run", max_bad=3)
+    assert [bad.name for bad in found.bad] == ["0/03.png", "1/13.png", "2/14.png"]
+    assert all(bad.reason and bad.model == STUDY.models[0].name for bad in found.bad)
+    assert [bad["name"] for line in found.log for bad in line["bad"]] == [bad.name for bad in found.bad]
+    # The others' rows are what they would be beside them.
+    names = pa.array([bad.name for bad in found.bad])
+    others = reference.rows.filter(pa.compute.invert(pa.compute.is_in(reference.rows["name"], names)))
+    assert found.rows.to_pylist() == others.to_pylist()
+    assert found.complete
+
+
+def test_a_batch_without_any_photo_has_no_rows(photos: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "photos"
+    shutil.copytree(photos, copy)
+    broken = open_dataset("folder", copy)
+    for sample in broken.samples[4:8]:
+        sample.path.unlink()
+    found = run(STUDY, broken, tmp_path / "run", max_bad=4)
+    assert found.complete
+    assert len(found.bad) == 4
+    assert set(range(22)) - set(found.rows["index"].to_pylist()) == {4, 5, 6, 7}
+
+
+def test_too_many_of_them_end_the_run(photos: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "photos"
+    shutil.copytree(photos, copy)
+    broken = open_dataset("folder", copy)
+    for name in ("0/00.png", "2/14.png"):
+        (copy / name).write_text("no image")
+    output = tmp_path / "run"
+    with pytest.raises(RunError, match=r"max-bad: 2 photos could not be read, 1 may be left out \(0/00.png: ") as error:
+        run(STUDY, broken, output)
+    assert "--max-bad" in str(error.value)
+    kept = parts(output)
+    assert kept
+    found = run(STUDY, broken, output, max_bad=2)
+    assert len(found.bad) == 2
+    assert kept.items() <= parts(output).items()
+
+
+class SmallMemory(TorchDispatchMode):
+    """Convolutions of more images than fit fail as on a full device."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most = most
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if "convolution" in str(func) and args[0].shape[0] > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        return func(*args, **(kwargs or {}))
+
+
+def test_batches_shrink_to_what_memory_holds(reference: Run, dataset: DataSet, tmp_path: Path) -> None:
+    said: list[str] = []
+    with SmallMemory(2):
+        found = run(STUDY, dataset, tmp_path / "run", say=said.append)
+    assert len(said) == 1
+    assert "memory does not suffice for 4 images of tests.evaluation.nets:tiny at a time: going on with 2" in said[0]
+    (halving,) = [line for line in found.log if line["kind"] == "out of memory"]
+    assert (halving["batch_before"], halving["batch"]) == (4, 2)
+    assert [line["batch"] for line in found.log if line["kind"] == "parts"] == [2] * 6
+    assert found.complete
+    same = reference.rows["method"].to_numpy() != "random_cam"
+    for column in ("probability", "drop", "insertion"):
+        np.testing.assert_allclose(
+            found.rows[column].to_numpy()[same], reference.rows[column].to_numpy()[same], rtol=1e-4, atol=1e-4
+        )
+    assert found.rows["index"].equals(reference.rows["index"])
+
+
+def test_one_image_too_much_is_an_error(dataset: DataSet, tmp_path: Path) -> None:
+    with SmallMemory(0), pytest.raises(RunError, match="memory: not enough on cpu for .* with one image at a time"):
+        run(STUDY, dataset, tmp_path / "run", say=lambda _: None)
+
+
+def test_a_full_disk_loses_nothing(reference: Run, dataset: DataSet, tmp_path: Path) -> None:
+    output = copied(reference, tmp_path)
+    _, second, _, _, _, last = sorted((output / "parts").iterdir())
+    second.unlink()
+    last.unlink()
+    before = parts(output)
+
+    def work() -> None:
+        # Too little for a part, enough for a line of the log.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
+        try:
+            evaluate(STUDY, dataset, output, HOW)
+        except RunError as error:
+            (tmp_path / "said").write_text(str(error))
+
+    assert exit_code(fork(work)) == 0
+    said = (tmp_path / "said").read_text()
+    assert f"output: {second} cannot be written (File too large). Nothing that was finished is lost" in said
+    assert parts(output) == before
+    assert not list(output.rglob(".*.part"))
+    run(STUDY, dataset, output)
+    assert parts(output) == parts(reference.path)
+
+
+def test_an_output_that_is_no_folder_is_named(dataset: DataSet, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match=r"file/run cannot be written \(Not a directory\)"):
+        run(STUDY, dataset, tmp_path / "file" / "run")
+
+
+def test_memory_stays_flat(photos: Path, tmp_path: Path) -> None:
+    """Over parts and parts, in the process that does them all."""
+    paths = sorted(photos.rglob("*.png"))
+    samples = tuple(Sample(name=f"{i}", path=paths[i % len(paths)], label=i % 3) for i in range(640))
+    many = PhotoFiles(name="folder", root=photos, samples=samples, has_regions=False)
+    study = replace(STUDY, methods=STUDY.methods[:1], metrics=("drop",), options={}, batch=16, part=16)
+    size, pages = [], resource.getpagesize()
+    output = tmp_path / "run"
+
+    class Watch:
+        """At every part's end."""
+
+        def __call__(self, *_: object) -> None:
+            size.append(int(Path("/proc/self/statm").read_text().split()[1]) * pages)
+
+    from fastcam.evaluation.store import Store
+
+    log, watch = Store.log, Watch()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Store, "log", lambda self, rank, line: (log(self, rank, line), watch())[0])
+        run(study, many, output)
+    assert len(size) == 40
+    assert max(size[20:]) - max(size[:20]) < 4 * 2**20
+
+
+def copied(reference: Run, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(reference.path, tmp_path / "run"))
+
+
+def test_costs_are_told_of_each_method_and_metric(reference: Run) -> None:
+    cost = reference.cost[STUDY.models[0].name]
+    assert set(cost["methods"]) == set(LABELS)
+    assert set(cost["metrics"]) == {"drop", "insertion"}
+    assert all(seconds > 0 for of in ("methods", "metrics") for seconds in cost[of].values())
+    assert cost["forward"] > 0
+    assert cost["load"] > 0
+    assert cost["images"] == 4
+
+
+def test_bad_photos_compare_as_values() -> None:
+    assert Bad("m", "n", "r") == Bad(**json.loads('{"model": "m", "name": "n", "reason": "r"}'))
