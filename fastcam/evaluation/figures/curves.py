@@ -73,8 +73,8 @@ def judge(subject: Subject, maps: Mapping[Key, Map], *, steps: int) -> dict[Key,
 
 
 def curve_plots(judged: Mapping[str, Judged], columns: int) -> Sequence[Plot]:
-    """A plot of the deletion curves and one of the insertion curves, by name, together so many columns wide."""
-    spans = (columns // 2, columns - columns // 2) if columns > 1 else (1, 1)
+    """A plot of the deletion curves and one of the insertion curves, by name, together so many (2 or more) wide."""
+    spans = (columns // 2, columns - columns // 2)
     return [_plot(judged, name, span) for name, span in zip(TITLES, spans, strict=True)]
 
 

@@ -45,7 +45,8 @@ def depth_figure(
                 )
                 for layer in explained.layers
             }
-            sections.append(Section(heading="deletion (lower is better) and insertion (higher is better)", rows=curves))
+            heading = "probability while pixels go or come, the most important first"
+            sections.append(Section(heading=heading, rows=curves))
     return panel_figure(sections, title=subject.title, shape=subject.photo.shape)
 
 

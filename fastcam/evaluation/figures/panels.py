@@ -19,7 +19,7 @@ from fastcam.plots import Pixels, plain
 _SIDE, _GAP, _LEFT, _EDGE = 2.0, 0.08, 0.32, 0.12
 _TITLE, _HEADING, _LINE = 0.42, 0.34, 0.155
 # Room for the ticks of a plot at its left.
-_TICKS = 0.42
+_TICKS = 0.5
 _FONT = 8.0
 # A photo longer than that is shown with bars beside it.
 _LONGEST = 3.0
@@ -150,13 +150,14 @@ def _show(axes: Axes, panel: Panel) -> None:
 
 def fitted(text: str, inches: float, size: float, *, lines: int = 1) -> str:
     """Text of a font size cut to a width: broken into so many lines at most, then shortened in its middle."""
-    # The letters of matplotlib's font are 0.6 of its size wide on average, and a size is in 1/72 of an inch.
-    most = max(int(inches * 72 / (0.6 * size)), 4)
+    # The letters of matplotlib's font are about 0.55 of its size wide, and a size is in 1/72 of an inch.
+    most = max(int(inches * 72 / (0.55 * size)), 4)
     found: list[str] = []
     for line in text.split("\n"):
         rest = line
         while len(rest) > most and len(found) < lines - 1:
-            cut = max(rest.rfind(mark, 0, most) for mark in " ._,") + 1
+            # Between words, or in a long name behind a dot.
+            cut = max(rest.rfind(" ", 0, most + 1) + 1, 0) or rest.rfind(".", 0, most) + 1
             cut = cut if cut > most // 3 else most
             found.append(rest[:cut].rstrip())
             rest = rest[cut:].lstrip()

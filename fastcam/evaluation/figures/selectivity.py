@@ -62,7 +62,7 @@ def _row(subject: Subject, explained: Explained, key: tuple[str, str, int], top:
         Panel(
             picture=overlay(subject.photo, values),
             title=f"channel {channel}",
-            note=f"weight {weights[channel]:.2f}",
+            note=f"weight {weights[channel]:.2f}" + ("" if values.any() else ", zero everywhere"),
         )
         for channel, values in zip(channels, found.maps[0].float().cpu().numpy(), strict=True)
     ]

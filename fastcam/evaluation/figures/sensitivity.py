@@ -6,7 +6,6 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from fastcam.attribution import METHODS as ALL_METHODS
-from fastcam.class_names import class_title
 from fastcam.evaluation.figures.panels import Cell, Panel, Section, panel_figure
 from fastcam.evaluation.figures.subject import Subject, stage_layers
 from fastcam.pictures import Explained
@@ -61,9 +60,10 @@ def _normalised(values: Map, *, signed: bool) -> Map:
 def _rows(subject: Subject, explained: Explained, method: str, deviations: float) -> dict[str, list[Cell]]:
     layers = [layer for layer in explained.layers if (method, layer, explained.targets[0]) in explained.maps]
     first, *others = explained.targets
+    names = {target: subject.name(target) for target in explained.targets}
     rows: dict[str, list[Cell]] = {}
     for target in explained.targets:
-        name = class_title(target, subject.names)
+        name = names[target]
         maps = [explained.maps[method, layer, target] for layer in layers]
         pictures = [subject.overlay(method, values) for values in maps]
         titles = ["input", *layers] if target == first else [""] * (len(layers) + 1)
@@ -74,9 +74,11 @@ def _rows(subject: Subject, explained: Explained, method: str, deviations: float
         pairs = [(explained.maps[method, layer, first], explained.maps[method, layer, target]) for layer in layers]
         differences = [contrast(method, *pair) for pair in pairs]
         shown = [overlay(subject.photo, values, signed=True, largest=1.0) for values in differences]
-        rows[f"{class_title(first, subject.names)}\nless {class_title(target, subject.names)}"] = _cells(
-            [subject.photo, *shown]
-        )
+        legend = f"red: {names[first]}\nblue: {names[target]}"
+        rows[f"{names[first]}\nless {names[target]}"] = [
+            Panel(picture=subject.photo, note=legend),
+            *_cells(shown),
+        ]
     return rows
 
 

@@ -56,10 +56,14 @@ class Subject:
             return tuple(self.targets)
         return tuple(int(i) for i in np.argsort(-self.probabilities, kind="stable")[:count])
 
+    def name(self, target: int) -> str:
+        """The class's name with its index: several classes may have one name."""
+        index = f" ({target})" if self.names is not None else ""
+        return f"{class_title(target, self.names)}{index}"
+
     def heading(self, target: int) -> str:
         """The class's name, index and probability."""
-        index = f" ({target})" if self.names is not None else ""
-        return f"{class_title(target, self.names)}{index}, probability {self.probabilities[target]:.3f}"
+        return f"{self.name(target)}, probability {self.probabilities[target]:.3f}"
 
     def explained(
         self,

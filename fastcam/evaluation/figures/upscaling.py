@@ -24,7 +24,7 @@ from fastcam.plots import Map, Pixels, overlay, resized
 
 METHODS = ("grad_cam",)
 SCALES = (1.0, 1.5, 2.0, 2.6)
-PATCHES = (2, 4, 6, 8)
+PATCHES = (2, 3, 4, 6)
 
 
 def upscaling_figure(
@@ -168,7 +168,8 @@ def _inside(subject: Subject, question: _Question, count: int, scale: float, who
     together = overlay(_tiled(photos, count), _tiled(shown[..., None], count)[..., 0], signed=signed)
     low, high = confidences.min(), confidences.max()
     squares = np.broadcast_to(confidences[:, None, None, None], (*photos.shape[:3], 1))
-    colours = colormaps["viridis"](_tiled(squares, count)[..., 0] / np.e)[..., :3]
+    # From s = 1, where p_c = 0, to the largest.
+    colours = colormaps["viridis"]((_tiled(squares, count)[..., 0] - 1) / max(high - 1, 1e-9))[..., :3]
     boxes = [
         Box(grid.lefts[i], grid.tops[i], grid.lefts[i] + grid.crop[1], grid.tops[i] + grid.crop[0]) for i in (0, -1)
     ]
