@@ -77,6 +77,7 @@ __all__ = [
     "lrp",
     "methods",
     "metrics",
+    "metrics",
     "models",
     "norm_grad",
     "ops",

@@ -8,8 +8,8 @@ Model = Annotated[str, typer.Option(help="A torchvision classifier, efficientnet
 Weights = Annotated[
     str,
     typer.Option(
-        help="default or a name such as IMAGENET1K_V1 (torchvision's, downloaded once), none (random), or a file with a "
-        "state dict. The model of a function is taken as it comes unless a file is named.",
+        help="default or a name such as IMAGENET1K_V1 (torchvision's, downloaded once), none (random), or a file with "
+        "a state dict. The model of a function is taken as it comes unless a file is named.",
         metavar="default|NAME|none|FILE",
     ),
 ]
