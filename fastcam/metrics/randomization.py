@@ -86,10 +86,12 @@ def randomization(
         raise TypeError(f"seed: {seed!r} given, an integer is valid")
     if not callable(explain):
         raise TypeError(f"explain: {type(explain).__name__} given, a function of model, images and targets is valid")
-    twin = _copy(check_model(model))
+    given = check_model(model)
+    twin = _copy(given)
     chosen = None if layers is None else _check_layers(layers, twin)
-    batch = Batch(twin, images, precision=precision, output=output)
-    found = chosen or layers_from_logits(batch.network.graph, twin)
+    # Captured before, more often than not: the copy is captured only by methods that need it.
+    batch = Batch(given, images, precision=precision, output=output)
+    found = chosen or layers_from_logits(batch.network.graph, given)
     resolved, several = resolve_targets(targets, batch.probabilities, batch.checks)
     batch.checks.settle()
     classes = resolved if several else resolved.squeeze(1)
