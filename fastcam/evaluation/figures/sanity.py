@@ -124,9 +124,12 @@ def _plot(stages: Sequence[Stage], *, signed: bool, span: int) -> Plot:
         for name, values in lines.items():
             axes.plot(torch.cat(values).cpu().numpy(), marker=".", markersize=4, linewidth=1, label=name)
         axes.axhline(0, color="black", linewidth=0.5)
-        axes.set_ylim(top=1.02)
+        # Room for the legend above the lines.
+        axes.set_ylim(top=1.6)
+        axes.set_yticks([-1, -0.5, 0, 0.5, 1])
+        axes.set_ylim(bottom=min(-0.1, *(1.1 * float(torch.cat(values).min()) for values in lines.values())))
         axes.set_xticks(range(len(stages)))
         axes.set_xticklabels([fitted(s.name, 0.9, 6.5) for s in stages], rotation=35, ha="right", fontsize=6.5)
-        axes.legend(fontsize=6.5, frameon=False, loc="upper right")
+        axes.legend(fontsize=6.5, frameon=False, loc="upper right", ncols=2)
 
     return Plot(draw=draw, title="likeness to the model's own map, stage by stage", span=span, ticks=0.62)

@@ -5,13 +5,15 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from fastcam.attribution import METHODS as ALL_METHODS
 from fastcam.evaluation.figures.panels import Cell, Panel, Section, panel_figure
 from fastcam.evaluation.figures.subject import Subject, stage_layers
 from fastcam.pictures import Explained
-from fastcam.plots import Map, Pixels, masked, overlay, scaled
+from fastcam.plots import Map, Pixels, masked, overlay
 
 METHODS = ("relevance_cam",)
+
+# The difference of two standardised maps that gets the ends of the colours.
+_ENDS = 3.0
 
 
 def sensitivity_figure(
@@ -25,9 +27,9 @@ def sensitivity_figure(
 
     Figures 6 and 7 of Relevance-CAM (class sensitivity; with one target, figure 7): a column per layer, the photo in
     the region above the map's mean + 1 standard deviation. The maps are figure 4 of Abs-CAM (two classes of one photo).
-    The contrast is m_first - m_other of the maps scaled to [0, 1] (signed ones to [-1, 1]), red where the first class
-    prevails and blue where the other does, on the same scale at every layer: maps that do not tell the classes apart
-    are white.
+    The contrast is z_first - z_other of the maps standardised, z = (m - mean) / standard deviation, red where the first
+    class prevails and blue where the other does, on the same scale at every layer: maps that do not tell the classes
+    apart are white. Below it the correlation of the two maps, mean(z_first z_other).
 
     Args:
         subject: the photo and the model; without targets the two most probable classes are compared.
@@ -47,14 +49,12 @@ def sensitivity_figure(
     return panel_figure(sections, title=subject.title, shape=subject.photo.shape)
 
 
-def contrast(method: str, first: Map, other: Map) -> Map:
-    """The difference of two maps of a method, each scaled: to [0, 1], signed ones by their largest magnitude."""
-    a, b = (_normalised(values, signed=ALL_METHODS[method].signed) for values in (first, other))
-    return a - b
-
-
-def _normalised(values: Map, *, signed: bool) -> Map:
-    return values / (np.abs(values).max() or 1) if signed else scaled(values)
+def standardised(values: Map) -> Map:
+    """(m - mean) / standard deviation of the population; a flat map gives zeros."""
+    centred: Map = values - values.mean()
+    # A map is flat within the roundings of its values.
+    flat = values.std() <= 1e-6 * np.abs(values).max()
+    return np.zeros_like(centred) if flat else centred / values.std()
 
 
 def _rows(subject: Subject, explained: Explained, method: str, deviations: float) -> dict[str, list[Cell]]:
@@ -71,14 +71,14 @@ def _rows(subject: Subject, explained: Explained, method: str, deviations: float
         kept = [masked(subject.photo, values, deviations=deviations) for values in maps]
         rows[f"{name}\nregion"] = _cells([subject.photo, *kept])
     for target in others:
-        pairs = [(explained.maps[method, layer, first], explained.maps[method, layer, target]) for layer in layers]
-        differences = [contrast(method, *pair) for pair in pairs]
-        shown = [overlay(subject.photo, values, signed=True, largest=1.0) for values in differences]
-        legend = f"red: {names[first]}\nblue: {names[target]}"
-        rows[f"{names[first]}\nless {names[target]}"] = [
-            Panel(picture=subject.photo, note=legend),
-            *_cells(shown),
+        cells: list[Cell] = [
+            Panel(picture=subject.photo, note=f"red: {names[first]}\nblue: {names[target]}"),
         ]
+        for layer in layers:
+            a, b = (standardised(explained.maps[method, layer, t]) for t in (first, target))
+            picture = overlay(subject.photo, a - b, signed=True, largest=_ENDS)
+            cells.append(Panel(picture=picture, note=f"correlation {(a * b).mean():.2f}"))
+        rows[f"{names[first]}\nless {names[target]}"] = cells
     return rows
 
 

@@ -84,8 +84,20 @@ class Subject:
         )
 
     def overlay(self, method: str, values: Map) -> Pixels:
-        """A method's map over the photo: signed maps in signed colours."""
-        return overlay(self.photo, values, signed=METHODS[method].signed)
+        """A method's map over the photo; signed maps in signed colours."""
+        return coloured(self.photo, values, signed=METHODS[method].signed)
+
+
+def coloured(photo: Pixels, values: Map, *, signed: bool) -> Pixels:
+    """A map over a photo. Of signed maps 0.5% of the pixels may lie beyond the ends of the colours.
+
+    Relevance at single pixels is peaked: scaled by its largest magnitude, the rest of the map would be pale.
+    """
+    if not signed:
+        return overlay(photo, values)
+    # A map that is zero almost everywhere keeps its own largest magnitude.
+    end = float(np.quantile(np.abs(values), 0.995)) or float(np.abs(values).max())
+    return overlay(photo, values, signed=True, largest=end)
 
 
 def layers_of(methods: Sequence[str], layers: Sequence[str] | None) -> Mapping[str, Sequence[str] | None]:

@@ -19,8 +19,8 @@ from fastcam.attribution import Ucag
 from fastcam.datasets.sample import Box
 from fastcam.evaluation.figures.curves import Key, judge
 from fastcam.evaluation.figures.panels import Cell, Panel, Section, panel_figure
-from fastcam.evaluation.figures.subject import Subject
-from fastcam.plots import Map, Pixels, overlay, resized
+from fastcam.evaluation.figures.subject import Subject, coloured
+from fastcam.plots import Map, Pixels, resized
 
 METHODS = ("grad_cam",)
 SCALES = (1.0, 1.5, 2.0, 2.6)
@@ -165,7 +165,7 @@ def _inside(subject: Subject, question: _Question, count: int, scale: float, who
     signed = ALL_METHODS[question.method].signed
     shown = maps.clip(min=0) if ALL_METHODS[question.method].relu else maps
     # All partial maps on one scale, as they enter the sum.
-    together = overlay(_tiled(photos, count), _tiled(shown[..., None], count)[..., 0], signed=signed)
+    together = coloured(_tiled(photos, count), _tiled(shown[..., None], count)[..., 0], signed=signed)
     low, high = confidences.min(), confidences.max()
     squares = np.broadcast_to(confidences[:, None, None, None], (*photos.shape[:3], 1))
     # From s = 1, where p_c = 0, to the largest.
