@@ -72,9 +72,14 @@ class Table:
     methods: tuple[str, ...]
     cells: Mapping[tuple[str, int], Cell]
 
-    def span(self, group: Group) -> int:
-        """How many of the heads stand under a group."""
-        return sum(head.group == group for head in self.heads)
+    @property
+    def printed(self) -> bool:
+        """Whether the paper has figures in it."""
+        return any(head.printed for head in self.heads)
+
+    def width(self, group: Group) -> int:
+        """Columns under a group: one per head, and one more where the paper has figures."""
+        return sum(1 + head.printed for head in self.heads if head.group == group)
 
 
 def layout(results: Results, *, baselines: frozenset[str] = frozenset()) -> list[Table]:
