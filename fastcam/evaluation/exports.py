@@ -71,10 +71,7 @@ def escape_latex(text: str) -> str:
 def _latex(table: Table, caption: str) -> str:
     # Of each head one column, and a second one where the paper has figures.
     widths = [2 if head.printed else 1 for head in table.heads]
-    spans = [
-        (group, sum(w for head, w in zip(table.heads, widths, strict=True) if head.group == group))
-        for group in table.groups
-    ]
+    spans = [(group, table.width(group)) for group in table.groups]
     lines = [
         r"\begin{table}",
         r"  \centering",
@@ -87,7 +84,7 @@ def _latex(table: Table, caption: str) -> str:
         + " & ".join(["Method", *(_span(_title(h), w) for h, w in zip(table.heads, widths, strict=True))])
         + r" \\",
     ]
-    if any(head.printed for head in table.heads):
+    if table.printed:
         kinds = [kind for head in table.heads for kind in (["ours", "paper"] if head.printed else ["ours"])]
         lines.append("    " + " & ".join(["", *kinds]) + r" \\")
     lines.append(r"    \midrule")

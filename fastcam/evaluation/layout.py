@@ -24,15 +24,12 @@ class Group:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Head:
-    """A column of a table. best: methods with the best value as it is printed. printed: the paper has figures here."""
+class Shown:
+    """How a column is printed: with so many decimals; percent: a share of 1 that the paper prints in per cent."""
 
-    group: Group
     column: Column
     decimals: int
     percent: bool
-    printed: bool
-    best: frozenset[str]
 
     @property
     def title(self) -> str:
@@ -46,6 +43,15 @@ class Head:
     def shown(self, value: float) -> float:
         """A value on the column's scale."""
         return value * 100 if self.percent else value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head(Shown):
+    """A column of a table. best: methods with the best value as it is printed. printed: the paper has figures here."""
+
+    group: Group
+    printed: bool
+    best: frozenset[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +72,14 @@ class Table:
     methods: tuple[str, ...]
     cells: Mapping[tuple[str, int], Cell]
 
-    def span(self, group: Group) -> int:
-        """How many of the heads stand under a group."""
-        return sum(head.group == group for head in self.heads)
+    @property
+    def printed(self) -> bool:
+        """Whether the paper has figures in it."""
+        return any(head.printed for head in self.heads)
+
+    def width(self, group: Group) -> int:
+        """Columns under a group: one per head, and one more where the paper has figures."""
+        return sum(1 + head.printed for head in self.heads if head.group == group)
 
 
 def layout(results: Results, *, baselines: frozenset[str] = frozenset()) -> list[Table]:
@@ -111,9 +122,9 @@ def _table(results: Results, groups: Sequence[Group], baselines: frozenset[str])
     for group in groups:
         own = [line for (_, g), line in by_place.items() if g == group]
         heads += [
-            _head(group, c, own, results, baselines)
-            for c in results.columns
-            if any(c.name in line.figures or c.name in line.published for line in own)
+            _head(group, shown, own, baselines)
+            for shown in shown_columns(results)
+            if any(shown.column.name in {*line.figures, *line.published} for line in own)
         ]
     cells = {
         (method, i): Cell(figure=line.figures.get(h.column.name), published=line.published.get(h.column.name))
@@ -130,13 +141,24 @@ def _table(results: Results, groups: Sequence[Group], baselines: frozenset[str])
     )
 
 
-def _head(group: Group, column: Column, lines: Sequence[Line], results: Results, baselines: frozenset[str]) -> Head:
-    # The scale and the digits are those of the whole column, whichever groups have printed figures.
+def shown_columns(results: Results) -> list[Shown]:
+    """How the columns of a run are printed: on the scale and with the digits of the published figures, if there are."""
+    return [_shown(column, results) for column in results.columns]
+
+
+def _shown(column: Column, results: Results) -> Shown:
     printed = [line.published[column.name] for line in results.lines if column.name in line.published]
-    percent = any(p.percent for p in printed)
-    decimals = max((p.decimals for p in printed), default=2 if column.unit == "%" else 3)
+    return Shown(
+        column=column,
+        decimals=max((p.decimals for p in printed), default=2 if column.unit == "%" else 3),
+        percent=any(p.percent for p in printed),
+    )
+
+
+def _head(group: Group, shown: Shown, lines: Sequence[Line], baselines: frozenset[str]) -> Head:
+    column = shown.column
     values = {
-        line.method: round(line.figures[column.name].value * (100 if percent else 1), decimals)
+        line.method: round(shown.shown(line.figures[column.name].value), shown.decimals)
         for line in lines
         if column.name in line.figures and line.method not in baselines
     }
@@ -148,8 +170,8 @@ def _head(group: Group, column: Column, lines: Sequence[Line], results: Results,
     return Head(
         group=group,
         column=column,
-        decimals=decimals,
-        percent=percent,
+        decimals=shown.decimals,
+        percent=shown.percent,
         printed=any(column.name in line.published for line in lines),
         best=best,
     )

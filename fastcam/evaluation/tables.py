@@ -40,6 +40,11 @@ class Figure:
     count: int
     missing: int
 
+    @property
+    def empty(self) -> bool:
+        """Whether no row counts."""
+        return self.count == 0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
