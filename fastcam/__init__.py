@@ -77,7 +77,6 @@ __all__ = [
     "lrp",
     "methods",
     "metrics",
-    "metrics",
     "models",
     "norm_grad",
     "ops",

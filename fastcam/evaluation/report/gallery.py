@@ -22,7 +22,6 @@ from fastcam.evaluation.layout import BASELINES, Shown
 from fastcam.evaluation.memory import Portions
 from fastcam.evaluation.store import Run
 from fastcam.evaluation.study import ModelSpec, Study
-from fastcam.evaluation.tables import groups_of
 from fastcam.evaluation.worker import Filled, Worker, fill
 from fastcam.models.loading import imagenet_class_names, load_model
 from fastcam.models.preprocessing import parse_size
