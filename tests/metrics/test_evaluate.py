@@ -362,3 +362,23 @@ def test_a_bad_map_does_not_spoil_the_batch_for_the_next(maps: Tensor) -> None:
     with pytest.raises(ValueError, match="maps: NaN"):
         measure(Trial(batch, maps * torch.nan), chosen)
     assert torch.equal(measure(Trial(batch, maps), chosen)["drop"], metrics.average_drop(MODEL, IMAGES, maps))
+
+
+def test_a_trial_keeps_the_scores_of_each_baseline_apart(maps: Tensor) -> None:
+    trial = Trial(Batch(MODEL, IMAGES), maps, explain=gradient_maps)
+    for baseline in (0.0, -2.0, [-2.0, 1.0, 0.5]):
+        found = measure(trial, choose_metrics(["drop", "coherency"], {"baseline": baseline}))
+        assert torch.equal(found["drop"], metrics.average_drop(MODEL, IMAGES, maps, baseline=baseline))
+        expected = metrics.coherency(MODEL, IMAGES, maps, baseline=baseline, explain=gradient_maps)
+        assert torch.equal(found["coherency"], expected)
+
+
+def test_a_method_of_the_users_own_may_take_gradients(maps: Tensor) -> None:
+    def explain(images: Tensor, targets: Tensor) -> Tensor:
+        x = images.requires_grad_()
+        (gradient,) = torch.autograd.grad(MODEL(x).gather(1, targets[:, None]).sum(), x)
+        return (gradient * x).sum(dim=1)
+
+    with torch.no_grad():
+        found = metrics.coherency(MODEL, IMAGES, maps, explain=explain)
+    assert torch.equal(found, metrics.coherency(MODEL, IMAGES, maps, explain=gradient_maps))
