@@ -57,7 +57,7 @@ def open_imagenet(root: Path, *, annotations: Path | None = None, classes: Class
             note = None if notes is None else notes[position]
             samples.append(
                 Sample(
-                    name=path.relative_to(folder).as_posix(),
+                    name=path.name if path.parent == folder else f"{path.parent.name}/{path.name}",
                     path=path,
                     label=label,
                     boxes=() if note is None else _boxes(note, wnid),

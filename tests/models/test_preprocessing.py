@@ -4,6 +4,7 @@ import torch
 import torchvision
 from PIL import Image
 from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2.functional import _geometry
 
 from fastcam.models.loading import EMBEDDED_PREPROCESSING
 from fastcam.models.preprocessing import Preprocessing, from_transforms, parse_size
@@ -14,7 +15,8 @@ def noise(width: int, height: int) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-@pytest.mark.parametrize("size", [(300, 200), (61, 400), (240, 240)], ids=str)
+# 201 to 204: crops whose margins are odd, rounded to either side.
+@pytest.mark.parametrize("size", [(300, 200), (61, 400), (240, 240), *((300, n) for n in range(201, 205))], ids=str)
 @pytest.mark.parametrize("model", ["resnet50", "efficientnet_b0", "inception_v3", "alexnet"])
 def test_equals_torchvisions_transforms(model: str, size: tuple[int, int]) -> None:
     transforms = torchvision.models.get_model_weights(model).DEFAULT.transforms()
@@ -101,6 +103,13 @@ class TestPhotosAsTensors:
         assert found.shape == expected.shape
         # Noise shows every difference of the filters; a shift by a pixel would be one of 100 and more.
         assert (found.int() - expected.int()).abs().max() <= 2
+
+    def test_views_agree_where_torch_resizes_in_floats(
+        self, name: str, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As on CUDA devices and on CPUs without AVX2."""
+        monkeypatch.setattr(_geometry, "_do_native_uint8_resize_on_cpu", lambda interpolation: False)
+        self.test_views_agree(name, size)
 
     def test_size_is_told_beforehand(self, name: str, size: tuple[int, int]) -> None:
         preprocessing = GEOMETRIES[name]
