@@ -28,12 +28,12 @@ def measure_cost(worker: Worker, positions: Sequence[int]) -> dict[str, Any]:
         return {}
     filled = filled[: worker.portions.size]
     count, study, model = len(filled.positions), worker.study, worker.model.model
-    images, seed = worker.images(filled), seed_of(study.seed, filled.samples[0].name)
+    images, seed = worker.images(filled), seed_of(study.seed, filled.names[0])
     calls = {spec.label: calls_of(model, [spec], worker.spec.layers, study.precision)[0] for spec in study.methods}
     explanation, (made, *_) = calls[worker.labels[0]](images, None, seed)
 
     def batch() -> Batch:
-        return Batch(model, images, precision=study.precision, probabilities=explanation.probabilities)
+        return worker.batch_of(images, explanation.probabilities)
 
     def timed(work: Callable[[], object]) -> float:
         return _seconds(work, images.device) / count

@@ -59,11 +59,14 @@ class Filled:
     """A batch of N photos, of which some could not be read; the first that could stands in for them.
 
     So the others are computed as they would be beside the missing ones: no row depends, not even by its rounding, on
-    which other photos can be read. positions: in the data set; None where a photo is only stood in for.
-    images: uint8 (N, 3, H, W). regions: (N, H, W). photo_regions: N tensors (h, w).
+    which other photos can be read.
+
+    positions: in the data set; None where a photo is only stood in for. names: of the samples asked for. samples: those
+    shown. images: uint8 (N, 3, H, W). regions: (N, H, W). photo_regions: N tensors (h, w).
     """
 
     positions: tuple[int | None, ...]
+    names: tuple[str, ...]
     samples: tuple[Sample, ...]
     images: Tensor
     regions: Tensor | None
@@ -73,6 +76,7 @@ class Filled:
         """Some of the photos."""
         return Filled(
             self.positions[portion],
+            self.names[portion],
             self.samples[portion],
             self.images[portion],
             None if self.regions is None else self.regions[portion],
@@ -88,6 +92,7 @@ def fill(positions: Sequence[int], views: ViewBatch, samples: Sequence[Sample]) 
     rows = [place.get(position, 0) for position in positions]
     return Filled(
         positions=tuple(position if position in place else None for position in positions),
+        names=tuple(samples[position].name for position in positions),
         samples=tuple(samples[views.indices[row]] for row in rows),
         images=views.images[rows],
         regions=None if views.regions is None else views.regions[rows],
@@ -155,15 +160,9 @@ class Worker:
         labels = None
         if self.study.targets == "label":
             labels = torch.tensor([sample.label for sample in samples], device=self.device)
-        explained = explain_all(self.calls, self.labels, images, labels, seed_of(self.study.seed, samples[0].name))
+        explained = explain_all(self.calls, self.labels, images, labels, seed_of(self.study.seed, filled.names[0]))
         probabilities, targets = explained.probabilities, explained.targets
-        batch = Batch(
-            self.model.model,
-            images,
-            precision=self.study.precision,
-            batch_size=len(samples) if self._batch() < self.study.batch else None,
-            probabilities=probabilities,
-        )
+        batch = self.batch_of(images, probabilities)
         values = [self.metrics(batch, filled, made, targets, self.chosen) for made in explained.made]
         return Measured(
             places=tuple((made.label, made.layer) for made in explained.made),
@@ -188,6 +187,17 @@ class Worker:
             found |= measure(Trial(batch, made.maps, targets, explain=made.explain, regions=photo_regions), on_photo)
         return found
 
+    def batch_of(self, images: Tensor, probabilities: Tensor | None = None) -> Batch:
+        """Images with the model; where memory was short, no forward pass takes more than there is room for."""
+        short = self._batch() < self.study.batch
+        return Batch(
+            self.model.model,
+            images,
+            precision=self.study.precision,
+            batch_size=self._batch() if short else None,
+            probabilities=probabilities,
+        )
+
     def images(self, filled: Filled) -> Tensor:
         """The network's input (N, 3, H, W)."""
         scaled = self.model.preprocessing.scaled(filled.images.to(self.device))
@@ -199,7 +209,7 @@ class Worker:
         return self.portions.each(len(filled.positions), lambda portion: work(filled[portion]))
 
     def _predicted(self, filled: Filled) -> NDArray[np.int32]:
-        batch = Batch(self.model.model, self.images(filled), precision=self.study.precision)
+        batch = self.batch_of(self.images(filled))
         predicted: NDArray[np.int32] = batch.probabilities.argmax(dim=1).to(torch.int32).cpu().numpy()
         batch.settle()
         return predicted

@@ -89,11 +89,11 @@ def test_rows_hold_what_the_functions_give(reference: Run, dataset: DataSet) -> 
     photos = [read_photo(dataset.samples[i].path) for i in batch]
     images = torch.cat([preprocessing.tensor(preprocessing.view(photo)) for photo in photos])
     model = tiny()
-    info = fastcam.explain(model, images, method="grad_cam", layer="relu1", normalize=False, return_info=True)
+    info = fastcam.explain(model, images, method="eigen_cam", layer="relu1", normalize=False, return_info=True)
     drop = fastcam.metrics.average_drop(model, images, info.maps)
     mine = reference.rows.filter(
         pa.compute.and_(
-            pa.compute.equal(reference.rows["method"], "grad_cam"), pa.compute.equal(reference.rows["layer"], "relu1")
+            pa.compute.equal(reference.rows["method"], "eigen_cam"), pa.compute.equal(reference.rows["layer"], "relu1")
         )
     ).slice(4, 4)
     assert mine["index"].to_pylist() == list(batch)
@@ -255,14 +255,15 @@ def test_other_weights_are_refused(reference: Run, dataset: DataSet, tmp_path: P
     output = copied(reference, tmp_path)
     next((output / "parts").iterdir()).unlink()
     bias = tiny().fc.bias
+    before = bias.detach().clone()
     with torch.no_grad():
-        bias[0] += 1
+        bias.add_(1)
     try:
-        with pytest.raises(RunError, match="other weights of tests.evaluation.nets:tiny"):
+        with pytest.raises(RunError, match="other weights of tests"):
             run(STUDY, dataset, output)
     finally:
         with torch.no_grad():
-            bias[0] -= 1
+            bias.copy_(before)
 
 
 def test_two_runs_on_one_folder(reference: Run, dataset: DataSet, tmp_path: Path) -> None:
@@ -360,14 +361,14 @@ def test_too_many_of_them_end_the_run(photos: Path, tmp_path: Path) -> None:
 
 
 class SmallMemory(TorchDispatchMode):
-    """Convolutions of more images than fit fail as on a full device."""
+    """The network's first convolution fails for more images than fit, as on a full device."""
 
     def __init__(self, most: int) -> None:
         super().__init__()
         self.most = most
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if "convolution" in str(func) and args[0].shape[0] > self.most:
+        if "convolution" in str(func) and args[0].shape[1] == 3 and args[0].shape[0] > self.most:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
         return func(*args, **(kwargs or {}))
 
@@ -391,7 +392,7 @@ def test_batches_shrink_to_what_memory_holds(reference: Run, dataset: DataSet, t
 
 
 def test_one_image_too_much_is_an_error(dataset: DataSet, tmp_path: Path) -> None:
-    with SmallMemory(0), pytest.raises(RunError, match="memory: not enough on cpu for .* with one image at a time"):
+    with SmallMemory(0), pytest.raises(RunError, match=r"memory: not enough on cpu for .* with one image at a time"):
         run(STUDY, dataset, tmp_path / "run", say=lambda _: None)
 
 

@@ -39,7 +39,7 @@ def test_every_preset_can_be_carried_out(name: str) -> None:
         ({"batch": 16}, ["batch: 4 and 16"]),
         ({"subset": 5, "seed": 1}, ["subset: null and 5", "seed: 0 and 1"]),
         ({"models": (ModelSpec(name="vgg16"),)}, ['models[0].name: "tests.evaluation.nets:tiny" and "vgg16"']),
-        ({"methods": STUDY.methods[:1]}, ['methods: ["grad_cam", "random_cam", "fake_cam"] and ["grad_cam"]']),
+        ({"methods": STUDY.methods[:1]}, ['methods: ["eigen_cam", "random_cam", "fake_cam"] and ["eigen_cam"]']),
         ({"options": {"step": 64, "mask": "top50"}}, ['options.mask: null and "top50"']),
         ({"correct_only": True}, ["correct_only: false and true"]),
         ({"title": "T", "source": "S", "published": ({"drop": 1},)}, []),
@@ -58,7 +58,7 @@ MODEL = STUDY.models[0]
     ("change", "message"),
     [
         ({"methods": (MethodSpec(name="gradcam", label="a"),)}, "methods: 'gradcam' is unknown; close names: grad_cam"),
-        ({"methods": (STUDY.methods[0],) * 2}, "label 'grad_cam' stands 2 times"),
+        ({"methods": (STUDY.methods[0],) * 2}, "label 'eigen_cam' stands 2 times"),
         (
             {"methods": (MethodSpec(name="rise", label="R", options={"mask": 3}),)},
             "methods: R: option 'mask' is unknown; close names: masks",
