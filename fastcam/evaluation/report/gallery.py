@@ -134,9 +134,7 @@ def _gallery(
     return found
 
 
-def choose_samples(
-    rows: "pa.Table", study: Study, columns: Sequence[Shown], most: int
-) -> dict[int, tuple[str, ...]]:
+def choose_samples(rows: "pa.Table", study: Study, columns: Sequence[Shown], most: int) -> dict[int, tuple[str, ...]]:
     """Positions in the data set, with the reasons why each was chosen: "best Insertion", "worst ADCC".
 
     Of a model's rows: by each metric, the sample with the best and that with the worst mean over methods and layers,
@@ -197,7 +195,8 @@ def _cards(
         if filled is None:
             continue
         explained = worker.portions.each(
-            len(batch), lambda portion, filled=filled: _explained(worker, filled[portion], records)  # type: ignore[misc]
+            len(batch),
+            lambda portion, filled=filled: _explained(worker, filled[portion], records),  # type: ignore[misc]
         )
         for position, image, region, maps, probability in (one for several in explained for one in several):
             record = records[position]
@@ -273,9 +272,7 @@ def _worker(study: Study, spec: ModelSpec, dataset: DataSet, device: torch.devic
 def _explained(worker: Worker, filled: Filled, records: Mapping[int, _Record]) -> list[_One]:
     """The maps of a portion's samples; those of samples that could not be read are left out."""
     kept = [place for place, position in enumerate(filled.positions) if position is not None]
-    targets = torch.tensor(
-        [records[p].target if p is not None else 0 for p in filled.positions], device=worker.device
-    )
+    targets = torch.tensor([records[p].target if p is not None else 0 for p in filled.positions], device=worker.device)
     seed = seed_of(worker.study.seed, filled.samples[0].name)
     found = explain_all(worker.calls, worker.labels, worker.images(filled), targets, seed)
     maps = [(made.label, made.layer, made.maps.float().cpu().numpy()) for made in found.made]
@@ -358,4 +355,4 @@ def data_uri(pixels: Pixels) -> str:
 
 
 def _equals(rows: "pa.Table", column: str, value: str) -> NDArray[np.bool_]:
-    return np.asarray(rows.column(column).to_pylist(), dtype=object) == value
+    return np.array([found == value for found in rows.column(column).to_pylist()], dtype=np.bool_)

@@ -227,7 +227,7 @@ def _costs(run: Run) -> list[Costs]:
                 forward=forward,
                 load=float(cost["load"]),
                 methods=_cost_lines(by_method, forward, {m: printed.get((model, m), "") for m in by_method}),
-                metrics=_cost_lines({titles.get(k, k): v for k, v in by_metric.items()}, forward, {}),
+                metrics=_cost_lines({titles.get(str(k), str(k)): v for k, v in by_metric.items()}, forward, {}),
                 printed=any((model, method) in printed for method in by_method),
             )
         )
@@ -269,7 +269,7 @@ def _facts(run: Run) -> tuple[tuple[str, str], ...]:
         ("Masked pixels", "black" if study.space == "pixel" else "0 in normalised space, the mean colour"),
         ("Precision", study.precision or "the model's own"),
         ("Batches", f"of {study.batch}, in parts of {study.part}"),
-        ("Speed", f"{images:,} images in {seconds:.0f} s of work by {_plural(ranks, 'process').replace('processs', 'processes')}, "
+        ("Speed", f"{images:,} images in {seconds:.0f} s of work by {ranks} process{'' if ranks == 1 else 'es'}, "
          f"{images / seconds:.2f} images/s" if seconds else ""),
         ("Versions", ", ".join(f"{key} {value}" for key, value in run.environment.items())),
     ]  # fmt: skip
