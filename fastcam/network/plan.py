@@ -12,7 +12,7 @@ from fastcam.network.graph import Graph, aten, shape
 from fastcam.network.units import Unit, find_units
 from fastcam.network.weights import Weights
 from fastcam.ops.activation import activate
-from fastcam.ops.convolution import convolution, fused_convolution
+from fastcam.ops.convolution import convolution
 
 _IN_PLACE: dict[Any, Callable[..., Tensor]] = {
     aten.relu.default: aten.relu_.default,
@@ -137,8 +137,7 @@ def compute(unit: Unit, values: Values, weights: Weights) -> Tensor:
     if unit.geometry is None:
         return activate(F.linear(operand, affine.weight, affine.bias), unit.activation_name).to(x.dtype)
     residual = None if unit.residual is None else values[unit.residual].to(affine.weight.dtype)
-    run = fused_convolution if weights.are_finite() else convolution
-    y = run(operand, affine.weight, affine.bias, residual, *unit.geometry.arguments, unit.activation_name)
+    y = convolution(operand, affine.weight, affine.bias, residual, *unit.geometry.arguments, unit.activation_name)
     return y.to(x.dtype)
 
 

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from fastcam.network.graph import Graph, aten
 from fastcam.network.precision import Precision
 from fastcam.network.units import Unit
+from fastcam.ops.packing import keep
 
 T = TypeVar("T")
 
@@ -122,15 +123,6 @@ class Weights:
 
         return self._once((norm, "scale"), make)
 
-    def are_finite(self) -> bool:
-        """Whether no weight on the CPU is NaN or infinite."""
-
-        def look() -> bool:
-            floating = (t for t in self._state.values() if t.device.type == "cpu" and t.is_floating_point())
-            return all(bool(t.isfinite().all()) for t in floating)
-
-        return self._once(("finite",), look)
-
     def _fold(self, norm: fx.Node, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
         _, _, beta, mean, *_ = norm.args
         one = weight.new_ones(weight.shape[0])
@@ -156,7 +148,17 @@ class Weights:
     def _laid_out(self, weight: Tensor) -> Tensor:
         if weight.dim() != 4:
             return weight.contiguous()
-        return weight.contiguous(memory_format=self.precision.memory_format)
+        weight = weight.contiguous(memory_format=self.precision.memory_format)
+        return keep(weight) if self._are_finite() else weight
+
+    def _are_finite(self) -> bool:
+        """Whether no weight on the CPU is NaN or infinite."""
+
+        def look() -> bool:
+            floating = (t for t in self._state.values() if t.device.type == "cpu" and t.is_floating_point())
+            return all(bool(t.isfinite().all()) for t in floating)
+
+        return self._once(("finite",), look)
 
     def _raw(self, node: fx.Node) -> Tensor:
         if node.op == "placeholder":

@@ -1,7 +1,8 @@
-"""A convolution with what follows it: bias, residual addition, activation.
+"""A convolution with what follows it (bias, residual addition, activation), and the transposed convolution.
 
-On a CPU in float32, oneDNN applies them while a block of the result is still in cache; a pass of its own over the
-result would cost up to as much as a 1x1 convolution.
+On a CPU in float32, oneDNN applies what follows while a block of the result is still in cache; a pass of its own over
+the result would cost up to as much as a 1x1 convolution. oneDNN's ReLU takes a NaN for 0, and its blocks of weights
+outlive a call, so it is asked only where the weights are known to be finite and to stay (`fastcam.ops.packing.keep`).
 """
 
 from functools import cache
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastcam.ops.activation import activate
+from fastcam.ops.packing import is_kept, packed, packed_transposed
 
 # oneDNN's names, and the numbers that they take. Those that it computes to the last bit as PyTorch does.
 _FUSED: dict[str, tuple[str, list[float]]] = {
@@ -18,6 +20,8 @@ _FUSED: dict[str, tuple[str, list[float]]] = {
     "relu": ("relu", []),
     "relu6": ("hardtanh", [0.0, 6.0]),
 }
+# Those that it computes behind an addition.
+_FUSED_WITH_RESIDUAL = {"none": None, "relu": "relu"}
 
 
 def convolution(
@@ -31,63 +35,71 @@ def convolution(
     groups: int,
     activation: str,
 ) -> Tensor:
-    """Return activation(conv(x, W) + b + residual), in the dtype of the weights; residual: like the result."""
-    y = F.conv2d(x, weight, bias, stride, padding, dilation, groups)
-    if residual is not None:
-        y = y.add_(residual)
-    return activate(y, activation)
+    """Return activation(conv(x, W) + b + residual), in the dtype of the weights; residual: like the result.
+
+    oneDNN's results are channels-last.
+    """
+    if not _onednn_serves(x, weight, residual):
+        y = F.conv2d(x, weight, bias, stride, padding, dilation, groups)
+        return activate(y if residual is None else y.add_(residual), activation)
+    blocks = packed(weight, x.shape, (stride, padding, dilation, groups))
+    fused = torch.ops.mkldnn._convolution_pointwise
+    geometry = (padding, stride, dilation, groups)
+    if residual is None:
+        inside = activation if activation in _FUSED else "none"
+        y = fused.default(x, blocks, bias, *geometry, *_FUSED[inside], "")
+    else:
+        inside = activation if activation in _FUSED_WITH_RESIDUAL else "none"
+        behind = _FUSED_WITH_RESIDUAL[inside]
+        y = fused.binary(x, residual, blocks, bias, *geometry, "add", 1.0, behind, [], "")
+    return y if inside == activation else activate(y, activation)
 
 
-def fused_convolution(
+def transposed_convolution(
     x: Tensor,
     weight: Tensor,
-    bias: Tensor | None,
-    residual: Tensor | None,
     stride: list[int],
     padding: list[int],
+    extra: list[int],
     dilation: list[int],
     groups: int,
-    activation: str,
 ) -> Tensor:
-    """Return `convolution` of the same arguments, by oneDNN in one step where it can.
-
-    oneDNN's ReLU takes a NaN for 0. This is for networks whose weights and images are known to be finite.
-    """
-    if _fuses(x, weight, residual, activation):
-        name, numbers = _FUSED[activation]
-        geometry = (padding, stride, dilation, groups)
-        fused = torch.ops.mkldnn._convolution_pointwise
-        if residual is None:
-            y: Tensor = fused.default(x, weight, bias, *geometry, name, numbers, "")
-        else:
-            behind = None if activation == "none" else name
-            y = fused.binary(x, residual, weight, bias, *geometry, "add", 1.0, behind, numbers, "")
-        return y
-    return convolution(x, weight, bias, residual, stride, padding, dilation, groups, activation)
+    """Return conv_transpose(x, W); extra: rows and columns added to the result's lower right (output padding)."""
+    if not _onednn_serves(x, weight, None):
+        return F.conv_transpose2d(x, weight, None, stride, padding, extra, groups, dilation)
+    blocks = packed_transposed(weight, x.shape, (stride, padding, dilation, groups), extra)
+    transpose = torch.ops.mkldnn._convolution_transpose_pointwise.default
+    y: Tensor = transpose(x, blocks, None, padding, extra, stride, dilation, groups, "none", [], "")
+    return y
 
 
-def _fuses(x: Tensor, weight: Tensor, residual: Tensor | None, activation: str) -> bool:
+def _onednn_serves(x: Tensor, weight: Tensor, residual: Tensor | None) -> bool:
     like = x if residual is None else residual
     return bool(
         x.is_cpu
         and x.dtype == weight.dtype == like.dtype == torch.float32
-        and activation in (_FUSED if residual is None else ("none", "relu"))
         and x.numel() > 0
+        and is_kept(weight)
         and not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad or like.requires_grad))
         and torch.backends.mkldnn.enabled
-        and _onednn_fuses()
+        and _onednn_works()
     )
 
 
 @cache
-def _onednn_fuses() -> bool:
-    """Whether this build of PyTorch fuses what is asked for here: tried once, on one pixel."""
+def _onednn_works() -> bool:
+    """Whether this build of PyTorch has all that is asked for here: tried once, on one pixel."""
     one = torch.ones(1, 1, 1, 1)
-    geometry = ([0, 0], [1, 1], [1, 1], 1)
+    (zero, unit), size = ([0, 0], [1, 1]), list(one.shape)
+    mkldnn = torch.ops.mkldnn
     try:
-        fused = torch.ops.mkldnn._convolution_pointwise
-        plain = fused.default(one, -one, None, *geometry, "relu", [], "")
-        added = fused.binary(one, one, one, None, *geometry, "add", 1.0, "relu", [], "")
-    except (AttributeError, RuntimeError):  # a build without oneDNN, or for a processor on which it fuses nothing
+        blocks = mkldnn._reorder_convolution_weight(-one, zero, unit, unit, 1, size)
+        plain = mkldnn._convolution_pointwise.default(one, blocks, None, zero, unit, unit, 1, "relu", [], "")
+        added = mkldnn._convolution_pointwise.binary(
+            one, one, one, None, zero, unit, unit, 1, "add", 1.0, "relu", [], ""
+        )
+        blocks = mkldnn._reorder_convolution_transpose_weight(one, zero, zero, unit, unit, 1, size)
+        back = mkldnn._convolution_transpose_pointwise(one, blocks, None, zero, zero, unit, unit, 1, "none", [], "")
+    except (AttributeError, RuntimeError):  # a build without oneDNN, or for a processor that it does not serve
         return False
-    return bool(plain.item() == 0 and added.item() == 2)
+    return bool(plain.item() == 0 and added.item() == 2 and back.item() == 1)

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from fastcam.ops.activation import activate
 from fastcam.ops.backend import kernels_serve
-from fastcam.ops.convolution import convolution
+from fastcam.ops.convolution import convolution, transposed_convolution
 from fastcam.ops.gate import gate, signal_dtype, zero_share
 
 
@@ -62,10 +62,10 @@ def relevance_conv_reference(
         c = torch.where(a == 0, 0.0, c)
     operand = x.to(positive.dtype)
     if negative is None:
-        z = F.conv2d(operand, positive, None, *geometry)
+        z = convolution(operand, positive, None, None, *geometry, "none")
     else:
-        z = F.conv2d(operand.clamp(min=0), positive, None, *geometry)
-        z += F.conv2d(operand.clamp(max=0), negative, None, *geometry)
+        z = convolution(operand.clamp(min=0), positive, None, None, *geometry, "none")
+        z = convolution(operand.clamp(max=0), negative, None, z, *geometry, "none")
     return a, gate(c, z, reciprocal=reciprocal, dtype=signal_dtype(x.dtype))
 
 
@@ -144,7 +144,7 @@ def _adjoint(
     kernel = list(weight.shape[2:])
     if kernel == [1, 1] and padding == [0, 0] and stride != [1, 1]:
         # Every input between the strides gets 0: spread the small result over the grid.
-        g = F.conv_transpose2d(s, weight, groups=groups)
+        g = transposed_convolution(s, weight, [1, 1], [0, 0], [0, 0], [1, 1], groups)
         shape = (g.shape[0], g.shape[1], *size)
         spread = torch.empty(shape, dtype=g.dtype, device=g.device, memory_format=torch.channels_last).zero_()
         spread[:, :, :: stride[0], :: stride[1]] = g
@@ -153,7 +153,7 @@ def _adjoint(
         full - ((small - 1) * step - 2 * pad + d * (k - 1) + 1)
         for full, small, step, pad, d, k in zip(size, s.shape[2:], stride, padding, dilation, kernel, strict=True)
     ]
-    return F.conv_transpose2d(s, weight, None, stride, padding, extra, groups, dilation)
+    return transposed_convolution(s, weight, stride, padding, extra, dilation, groups)
 
 
 def gated(signal: Tensor, gate: Tensor) -> Tensor:

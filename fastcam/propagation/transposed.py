@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from fastcam import ops
 from fastcam.network.units import Unit
+from fastcam.ops.convolution import convolution
 from fastcam.ops.gate import signal_dtype
 from fastcam.propagation.rule import Pullback, Signal
 
@@ -120,7 +121,7 @@ def product(unit: Unit, x: Tensor, weight: Tensor) -> Tensor:
     operand = x.to(weight.dtype)
     if unit.geometry is None:
         return F.linear(operand, weight)
-    return F.conv2d(operand, weight, None, *unit.geometry.arguments)
+    return convolution(operand, weight, None, None, *unit.geometry.arguments, "none")
 
 
 def signed_product(unit: Unit, x: Tensor, positive: Tensor, negative: Tensor | None) -> Tensor:

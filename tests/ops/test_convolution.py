@@ -1,5 +1,6 @@
-"""A convolution with its bias, residual and activation, fused where oneDNN can, against PyTorch's own steps."""
+"""Convolutions by oneDNN, with what follows them and from blocks made once, against PyTorch's own steps."""
 
+import gc
 from collections.abc import Callable
 
 import pytest
@@ -8,8 +9,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastcam.ops import convolution as module
+from fastcam.ops import packing
 from fastcam.ops.activation import activate
-from fastcam.ops.convolution import convolution, fused_convolution
+from fastcam.ops.convolution import convolution, transposed_convolution
+from fastcam.ops.packing import MOST_SIZES, is_kept, keep
 
 GEOMETRIES = {
     # stride, padding, dilation, groups, kernel
@@ -31,14 +34,14 @@ def draw(geometry: tuple, dtype: torch.dtype, layout: torch.memory_format) -> tu
     return x, weight, bias, residual
 
 
-@pytest.mark.parametrize("run", [convolution, fused_convolution])
+@pytest.mark.parametrize("kept", [False, True], ids=["plain-weights", "kept-weights"])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("with_residual", [False, True], ids=["plain", "residual"])
 @pytest.mark.parametrize("activation", ["none", "relu", "relu6", "silu", "hardswish"])
 @pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES.keys())
 def test_equals_the_single_steps(
-    run: Callable[..., Tensor],
+    kept: bool,
     geometry: tuple,
     activation: str,
     with_residual: bool,
@@ -48,51 +51,110 @@ def test_equals_the_single_steps(
     x, weight, bias, residual = draw(geometry, dtype, layout)
     stride, padding, dilation, groups, _ = geometry
     before = [t.clone() for t in (x, weight, bias, residual)]
-    y = run(x, weight, bias, residual if with_residual else None, *geometry[:4], activation)
+    if kept:
+        keep(weight)
+    y = convolution(x, weight, bias, residual if with_residual else None, *geometry[:4], activation)
     single = F.conv2d(x, weight, bias, stride, padding, dilation, groups)
     expected = activate(single + residual if with_residual else single, activation)
     torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-5)
-    assert y.is_contiguous(memory_format=layout)
+    served = kept and dtype == torch.float32
+    assert y.is_contiguous(memory_format=torch.channels_last if served else layout)
     for tensor, copy in zip((x, weight, bias, residual), before, strict=True):
         assert torch.equal(tensor, copy)
 
 
-def test_what_fuses() -> None:
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
+@pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES.keys())
+def test_transposed_equals_pytorch(geometry: tuple, layout: torch.memory_format) -> None:
+    x, weight, _, signal = draw(geometry, torch.float32, layout)
+    stride, padding, dilation, groups, kernel = geometry
+    sides = zip(x.shape[2:], signal.shape[2:], stride, padding, dilation, kernel, strict=True)
+    extra = [full - ((small - 1) * s - 2 * p + d * (k - 1) + 1) for full, small, s, p, d, k in sides]
+    expected = torch.nn.grad.conv2d_input(x.shape, weight, signal, stride, padding, dilation, groups)
+    plain = transposed_convolution(signal, weight, stride, padding, extra, dilation, groups)
+    torch.testing.assert_close(plain, expected, rtol=1e-5, atol=1e-5)
+    for _ in range(2):
+        y = transposed_convolution(signal, keep(weight), stride, padding, extra, dilation, groups)
+        torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_what_onednn_serves() -> None:
     x, weight, _, residual = draw(GEOMETRIES["3x3-stride-2"], torch.float32, torch.channels_last)
-    assert module._fuses(x, weight, None, "relu6")
-    assert module._fuses(x, weight, residual, "relu")
-    assert not module._fuses(x, weight, residual, "relu6")
-    assert not module._fuses(x, weight, None, "silu")
-    assert not module._fuses(x.double(), weight.double(), None, "relu")
-    assert not module._fuses(x[:0], weight, None, "relu")
-    assert not module._fuses(x.clone().requires_grad_(), weight, None, "relu")
+    assert not module._onednn_serves(x, weight, None)
+    keep(weight)
+    assert module._onednn_serves(x, weight, None)
+    assert module._onednn_serves(x, weight, residual)
+    assert not module._onednn_serves(x, weight.clone(), None)
+    assert not module._onednn_serves(x.double(), weight, None)
+    assert not module._onednn_serves(x, weight, residual.double())
+    assert not module._onednn_serves(x[:0], weight, None)
+    assert not module._onednn_serves(x.clone().requires_grad_(), weight, None)
     with torch.backends.mkldnn.flags(enabled=False):
-        assert not module._fuses(x, weight, None, "relu")
+        assert not module._onednn_serves(x, weight, None)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_only_float32_is_kept(dtype: torch.dtype) -> None:
+    assert not is_kept(keep(torch.ones(1, 1, 1, 1, dtype=dtype)))
+
+
+def test_blocks_are_made_once_for_each_size_and_die_with_their_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = keep(torch.randn(16, 8, 3, 3))
+    made: list[torch.Size] = []
+
+    def count(w: Tensor, direction: str, key: tuple, make: Callable[[], Tensor]) -> Tensor:
+        def counted() -> Tensor:
+            made.append(key[0])
+            return make()
+
+        return once(w, direction, key, counted)
+
+    once = packing._once
+    monkeypatch.setattr(packing, "_once", count)
+    sizes = [torch.Size((1, 8, side, side)) for side in range(4, 4 + MOST_SIZES + 1)]
+
+    def run(weight: Tensor, sizes: list[torch.Size]) -> None:
+        for size in sizes:
+            x = torch.randn(size)
+            y = convolution(x, weight, None, None, [1, 1], [1, 1], [1, 1], 1, "none")
+            torch.testing.assert_close(y, F.conv2d(x, weight, None, 1, 1), rtol=1e-5, atol=1e-5)
+
+    run(weight, [*sizes[:MOST_SIZES], *sizes[:MOST_SIZES]])
+    assert made == sizes[:MOST_SIZES]
+    # One size more takes the oldest one's place.
+    run(weight, [sizes[-1], sizes[1], sizes[0]])
+    assert made == [*sizes, sizes[0]]
+    assert len(packing._kept[weight]["forward"]) == MOST_SIZES
+    left = len(packing._kept)
+    del weight
+    gc.collect()
+    assert len(packing._kept) == left - 1
 
 
 def test_gradients_pass() -> None:
     x, weight, bias, residual = draw(GEOMETRIES["3x3-stride-2"], torch.float32, torch.channels_last)
+    keep(weight)
     x.requires_grad_()
     residual.requires_grad_()
-    y = fused_convolution(x, weight, bias, residual, *GEOMETRIES["3x3-stride-2"][:4], "relu")
+    y = convolution(x, weight, bias, residual, *GEOMETRIES["3x3-stride-2"][:4], "relu")
     gx, gr = torch.autograd.grad(y.sum(), [x, residual])
     assert gx.abs().sum() > 0
     torch.testing.assert_close(gr, (y > 0).float())
 
 
-def test_a_build_without_fusion_takes_the_single_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert module._onednn_fuses()
+def test_a_build_without_onednn_takes_the_single_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert module._onednn_works()
 
     class Missing:
         def __getattr__(self, name: str) -> None:
             raise AttributeError(name)
 
-    module._onednn_fuses.cache_clear()
+    module._onednn_works.cache_clear()
     monkeypatch.setattr(torch.ops, "mkldnn", Missing())
     try:
         x, weight, bias, residual = draw(GEOMETRIES["1x1"], torch.float32, torch.channels_last)
-        y = fused_convolution(x, weight, bias, residual, *GEOMETRIES["1x1"][:4], "relu")
+        y = convolution(x, keep(weight), bias, residual, *GEOMETRIES["1x1"][:4], "relu")
         torch.testing.assert_close(y, (F.conv2d(x, weight, bias) + residual).relu())
-        assert not module._onednn_fuses()
+        assert not module._onednn_works()
     finally:
-        module._onednn_fuses.cache_clear()
+        module._onednn_works.cache_clear()
