@@ -5,6 +5,8 @@ from collections.abc import Collection, Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any
 
+from torch import nn
+
 from fastcam.attribution.registry import METHODS
 from fastcam.evaluation.study import MethodSpec, ModelSpec, Study
 from fastcam.metrics.registry import METRICS
@@ -127,3 +129,11 @@ def close_to(name: object, known: Iterable[str]) -> str:
     """What to add to a message: names close to the one given."""
     close = get_close_matches(str(name).lower(), list(known), n=3)
     return f"; close names: {', '.join(close)}" if close else ""
+
+
+def check_single(method: object, layer: object) -> None:
+    """Raise TypeError where several methods or layers are given to what takes one of each."""
+    if not isinstance(method, str):
+        raise TypeError(f"method: {type(method).__name__} given, a method's name is valid")
+    if layer is not None and not isinstance(layer, str | nn.Module):
+        raise TypeError(f"layer: {type(layer).__name__} given, a module's name, a module or None is valid")

@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fastcam.attribution.functions.common import explain
+from fastcam.evaluation.checks import check_single
 from fastcam.metrics.randomization import Stage
 from fastcam.metrics.randomization import randomization as randomize
 from fastcam.network.arguments import Targets
@@ -41,10 +42,7 @@ def randomization(
     Raises:
         ValueError, TypeError: for an argument that is not valid.
     """
-    if not isinstance(method, str):
-        raise TypeError(f"method: {type(method).__name__} given, a method's name is valid")
-    if layer is not None and not isinstance(layer, str | nn.Module):
-        raise TypeError(f"layer: {type(layer).__name__} given, a module's name, a module or None is valid")
+    check_single(method, layer)
     # The copy that is made random has modules of its own: only their names are the same.
     name = layer if layer is None or isinstance(layer, str) else _name_of(model, layer)
 

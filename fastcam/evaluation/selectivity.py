@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from fastcam.attribution import Explanation
 from fastcam.attribution.functions.common import explain
+from fastcam.evaluation.checks import check_single
 from fastcam.metrics.selectivity import Selectivity
 from fastcam.metrics.selectivity import selectivity as of_weights
 from fastcam.network.arguments import Size, Targets
@@ -36,10 +37,7 @@ def selectivity(
     Raises:
         ValueError, TypeError: for an argument that is not valid.
     """
-    if layer is not None and not isinstance(layer, str | nn.Module):
-        raise TypeError(f"layer: {type(layer).__name__} given, a module's name, a module or None is valid")
-    if not isinstance(method, str):
-        raise TypeError(f"method: {type(method).__name__} given, a method's name is valid")
+    check_single(method, layer)
     info = explain(
         model,
         images,

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from fastcam.metrics.faithfulness import drop_share
+from fastcam.metrics.given import check_planes
 from fastcam.metrics.masking import Baseline, check_baseline, maps_of_masked
 from fastcam.metrics.measure import Common, measure_one
 from fastcam.metrics.metric import Column, Metric, Options
 from fastcam.metrics.trial import Explain, Trial
-from fastcam.network.arguments import Targets
+from fastcam.network.arguments import DeferredChecks, Targets
 from fastcam.ops.maps import min_max_
 
 
@@ -127,16 +128,12 @@ def complexity(maps: Tensor) -> Tensor:
     Raises:
         TypeError, ValueError: maps that are not float tensors of at least two axes, NaN or infinite values.
     """
-    if not isinstance(maps, Tensor) or not maps.is_floating_point():
-        given = maps.dtype if isinstance(maps, Tensor) else type(maps).__name__
-        raise TypeError(f"maps: {given} given, a float tensor (..., H, W) is valid")
-    if maps.dim() < 2 or maps.numel() == 0:
-        raise ValueError(f"maps: shape {tuple(maps.shape)} given, (..., H, W) is valid, no axis empty")
+    checks = DeferredChecks()
     with torch.inference_mode(False), torch.no_grad():
-        wide = maps.detach().to(torch.promote_types(maps.dtype, torch.float32))
-        if not bool(wide.isfinite().all()):
-            raise ValueError("maps: NaN or infinite values; all must be finite")
-        return map_complexity(min_max_(wide.clamp(min=0))).to(torch.float32)
+        wide = check_planes("maps", maps, checks)
+        values = map_complexity(min_max_(wide.clamp(min=0))).to(torch.float32)
+    checks.settle()
+    return values
 
 
 def adcc(

@@ -6,6 +6,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from fastcam.metrics.given import check_float
 from fastcam.metrics.once import Once
 from fastcam.network.arguments import DeferredChecks, check_batch_size, check_images, check_model
 from fastcam.network.cache import Output, network_for
@@ -131,11 +132,7 @@ class Batch(Once):
 
 def check_probabilities(probabilities: object, shape: tuple[int, int], device: torch.device) -> Tensor:
     """Probabilities in at least float32. Raises TypeError or ValueError for what does not fit the images."""
-    if not isinstance(probabilities, Tensor) or not probabilities.is_floating_point():
-        given = probabilities.dtype if isinstance(probabilities, Tensor) else type(probabilities).__name__
-        raise TypeError(f"probabilities: {given} given, a float tensor of shape {shape} is valid")
-    if tuple(probabilities.shape) != shape or probabilities.device != device:
-        raise ValueError(
-            f"probabilities: {tuple(probabilities.shape)} on {probabilities.device} given, {shape} on {device} is valid"
-        )
-    return probabilities.detach().to(torch.promote_types(probabilities.dtype, torch.float32))
+    given = check_float("probabilities", probabilities, f"a float tensor of shape {shape}")
+    if tuple(given.shape) != shape or given.device != device:
+        raise ValueError(f"probabilities: {tuple(given.shape)} on {given.device} given, {shape} on {device} is valid")
+    return given.detach().to(torch.promote_types(given.dtype, torch.float32))

@@ -4,6 +4,7 @@ Regions are booleans of the maps' shape, or a list with one tensor (h, w) per ma
 map is resized to the photo, bilinearly. A map whose region has no pixel (a box that did not survive the crop) gets NaN.
 """
 
+import math
 from collections.abc import Mapping
 from functools import partial
 
@@ -11,8 +12,9 @@ import torch
 from torch import Tensor
 
 from fastcam.metrics.metric import Column, Metric, Options
-from fastcam.metrics.regions import above, check_number, overlap, regions_of, score_given, score_regions
+from fastcam.metrics.regions import above, overlap, regions_of, score_given, score_regions
 from fastcam.metrics.trial import Regions, Trial
+from fastcam.network.arguments import check_number
 from fastcam.ops.maps import is_flat, min_max_
 
 
@@ -37,7 +39,7 @@ def pointing_game(maps: Tensor, regions: Regions, *, tolerance: float = 0) -> Te
 
     Source: Zhang et al., Top-down neural attention by excitation backprop, IJCV 2018, section 5.1.
     """
-    check_number("tolerance", tolerance, least=0)
+    check_tolerance(tolerance)
     return score_given(partial(_hits, tolerance=tolerance), maps, regions)
 
 
@@ -80,8 +82,18 @@ def iou(maps: Tensor, regions: Regions, *, std: float = 1.0) -> Tensor:
 
     Source: Lee et al., Relevance-CAM, CVPR 2021, section 4.3.
     """
-    check_number("std", std)
+    check_std(std)
     return score_given(partial(_iou, std=std), maps, regions)
+
+
+def check_tolerance(tolerance: object) -> None:
+    """Raise ValueError unless a tolerance is valid."""
+    check_number("tolerance", tolerance, "a finite number of at least 0", lambda pixels: 0 <= pixels < math.inf)
+
+
+def check_std(std: object) -> None:
+    """Raise ValueError unless a number of standard deviations is valid."""
+    check_number("std", std, "a finite number", math.isfinite)
 
 
 def _hits(maps: Tensor, regions: Tensor, tolerance: float) -> Tensor:
@@ -126,7 +138,7 @@ POINTING = Metric(
     measure=_measure_pointing,
     needs=frozenset({"regions"}),
     options={"tolerance": 0},
-    check=lambda options: check_number("tolerance", options["tolerance"], least=0),
+    check=lambda options: check_tolerance(options["tolerance"]),
 )
 
 ENERGY_POINTING = Metric(
@@ -146,5 +158,5 @@ IOU = Metric(
     measure=_measure_iou,
     needs=frozenset({"regions"}),
     options={"std": 1.0},
-    check=lambda options: check_number("std", options["std"]),
+    check=lambda options: check_std(options["std"]),
 )

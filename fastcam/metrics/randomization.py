@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fastcam.metrics.batch import Batch
+from fastcam.metrics.given import check_float
 from fastcam.metrics.similarity import rank_correlation, ssim
 from fastcam.network.arguments import Targets, check_choice, check_model, resolve_targets
 from fastcam.network.cache import Output
@@ -93,7 +94,7 @@ def randomization(
     batch = Batch(given, images, precision=precision, output=output)
     found = chosen or layers_from_logits(batch.network.graph, given)
     resolved, several = resolve_targets(targets, batch.probabilities, batch.checks)
-    batch.checks.settle()
+    batch.settle()
     classes = resolved if several else resolved.squeeze(1)
     return _stages(twin, images, classes, explain, found, seed, keep=mode == "cascading")
 
@@ -200,9 +201,8 @@ def _check_layers(layers: Sequence[str], model: nn.Module) -> Sequence[str]:
 
 
 def _check_maps(maps: object, classes: Tensor) -> Tensor:
-    if not isinstance(maps, Tensor) or not maps.is_floating_point():
-        raise TypeError(f"explain: returned {type(maps).__name__}, a float tensor of maps is valid")
-    if maps.shape[:-2] != classes.shape:
+    found = check_float("explain", maps, "a float tensor of maps")
+    if found.shape[:-2] != classes.shape:
         expected = ", ".join(map(str, classes.shape))
-        raise ValueError(f"explain: returned maps of shape {tuple(maps.shape)}, ({expected}, H, W) is valid")
-    return maps.detach()
+        raise ValueError(f"explain: returned maps of shape {tuple(found.shape)}, ({expected}, H, W) is valid")
+    return found.detach()

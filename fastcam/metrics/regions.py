@@ -6,6 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from fastcam.metrics.given import check_planes
 from fastcam.metrics.trial import Regions, Trial, check_regions
 from fastcam.network.arguments import DeferredChecks
 from fastcam.ops.maps import is_flat, upsample
@@ -44,23 +45,13 @@ def score_given(score: Score, maps: object, regions: object) -> Tensor:
     Raises TypeError or ValueError for maps and regions that are not valid or do not fit each other.
     """
     checks = DeferredChecks()
-    checked = check_maps_alone(maps, checks)
+    checked = check_planes("maps", maps, checks)
+    if checked.dim() not in (3, 4):
+        raise ValueError(f"maps: shape {tuple(checked.shape)} given, (N, H, W) or (N, T, H, W) is valid")
     flat = checked.flatten(0, -3)
     values = score_regions(score, flat, check_regions(regions, flat))
     checks.settle()
     return values.view(checked.shape[:-2])
-
-
-def check_maps_alone(maps: object, checks: DeferredChecks) -> Tensor:
-    """Maps that come without images, in at least float32."""
-    valid = "a float tensor (N, H, W) or (N, T, H, W) is valid"
-    if not isinstance(maps, Tensor) or not maps.is_floating_point():
-        raise TypeError(f"maps: {maps.dtype if isinstance(maps, Tensor) else type(maps).__name__} given, {valid}")
-    if maps.dim() not in (3, 4) or maps.numel() == 0:
-        raise ValueError(f"maps: a tensor of shape {tuple(maps.shape)} given, {valid}, with at least one map")
-    maps = maps.detach().to(torch.promote_types(maps.dtype, torch.float32))
-    checks.add(~maps.isfinite().all(), lambda: "maps: NaN or infinite values; all must be finite")
-    return maps
 
 
 def regions_of(trial: Trial) -> Regions:
@@ -77,12 +68,3 @@ def above(maps: Tensor, thresholds: Tensor) -> Tensor:
 def overlap(found: Tensor, regions: Tensor) -> Tensor:
     """Intersection over union of two sets of pixels, (K, h, w) each: (K,)."""
     return (found & regions).sum(dim=(1, 2)) / (found | regions).sum(dim=(1, 2))
-
-
-def check_number(name: str, value: object, *, least: float | None = None) -> None:
-    """Raise TypeError for what is no number, ValueError for one that is not finite or less than `least`."""
-    valid = "a finite number" + (f" of at least {least:g}" if least is not None else "")
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name}: {value!r} given, {valid} is valid")
-    if not (abs(value) < float("inf") and (least is None or value >= least)):
-        raise ValueError(f"{name}: {value!r} given, {valid} is valid")

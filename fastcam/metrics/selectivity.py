@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fastcam.metrics.batch import Batch
+from fastcam.metrics.given import check_float
 from fastcam.network.arguments import Size, check_model, resolve_size
 from fastcam.network.cache import Output
 from fastcam.network.layers import LayerName, find_layers
@@ -63,7 +64,7 @@ def selectivity(
         activation = batch.network.forward(batch.images, [found.node])[1][found.node]
     height, width = resolve_size(size, images, activation.shape[2:])
     result = most_weighted(activation, weights, top=top, size=(height, width))
-    batch.checks.settle()
+    batch.settle()
     return result
 
 
@@ -87,10 +88,8 @@ def most_weighted(activations: Tensor, weights: Tensor, *, top: int = 3, size: t
 
 def _check_weights(activations: Tensor, weights: object, top: object) -> bool:
     """Whether there are weights for several targets per image."""
-    if not isinstance(weights, Tensor) or not weights.is_floating_point():
-        given = weights.dtype if isinstance(weights, Tensor) else type(weights).__name__
-        hint = "; the method's map is no weighted sum of channels" if weights is None else ""
-        raise TypeError(f"weights: {given} given, a float tensor (N, K) or (N, T, K) is valid{hint}")
+    hint = "; the method's map is no weighted sum of channels" if weights is None else ""
+    weights = check_float("weights", weights, "a float tensor (N, K) or (N, T, K)", hint)
     images, channels = activations.shape[:2]
     fits = weights.dim() in (2, 3) and (len(weights), weights.shape[-1]) == (images, channels)
     if not fits or weights.numel() == 0:

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastcam.metrics.given import check_planes
 from fastcam.network.arguments import DeferredChecks
 from fastcam.ops.maps import is_flat, min_max_
 
@@ -94,7 +95,7 @@ def _windowed(planes: Tensor) -> Tensor:
 def _check(a: object, b: object) -> tuple[Tensor, Tensor]:
     """Both maps as (M, H, W), in one dtype of at least float32."""
     checks = DeferredChecks()
-    first, second = _check_one("a", a, checks), _check_one("b", b, checks)
+    first, second = check_planes("a", a, checks), check_planes("b", b, checks)
     if first.shape != second.shape or first.device != second.device:
         raise ValueError(
             f"a, b: shapes {tuple(first.shape)} on {first.device} and {tuple(second.shape)} on {second.device} given, "
@@ -104,13 +105,3 @@ def _check(a: object, b: object) -> tuple[Tensor, Tensor]:
     number = torch.promote_types(torch.promote_types(first.dtype, second.dtype), torch.float32)
     size = first.shape[-2:]
     return first.to(number).reshape(-1, *size), second.to(number).reshape(-1, *size)
-
-
-def _check_one(name: str, maps: object, checks: DeferredChecks) -> Tensor:
-    if not isinstance(maps, Tensor) or not maps.is_floating_point():
-        given = maps.dtype if isinstance(maps, Tensor) else type(maps).__name__
-        raise TypeError(f"{name}: {given} given, a float tensor (..., H, W) is valid")
-    if maps.dim() < 2 or maps.numel() == 0:
-        raise ValueError(f"{name}: a tensor of shape {tuple(maps.shape)} given, maps (..., H, W) are valid")
-    checks.add(~maps.isfinite().all(), lambda: f"{name}: NaN or infinite values; all must be finite")
-    return maps.detach()

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from fastcam.metrics.batch import Batch
+from fastcam.metrics.given import check_float, finite
 from fastcam.metrics.once import Once
 from fastcam.network.arguments import Targets, resolve_targets
 from fastcam.ops.maps import min_max_
@@ -94,19 +95,15 @@ class Trial(Once):
 
 def check_maps(maps: object, shape: tuple[int, ...], batch: Batch, *, name: str = "maps") -> Tensor:
     """Maps in at least float32. Raises TypeError or ValueError for what does not fit the images."""
-    if not isinstance(maps, Tensor) or not maps.is_floating_point():
-        given = maps.dtype if isinstance(maps, Tensor) else type(maps).__name__
-        raise TypeError(f"{name}: {given} given, a float tensor of shape {shape} is valid")
-    if tuple(maps.shape) != shape:
+    given = check_float(name, maps, f"a float tensor of shape {shape}")
+    if tuple(given.shape) != shape:
         raise ValueError(
-            f"{name}: shape {tuple(maps.shape)} given, {shape} is valid: one map per image and target, at the images' "
+            f"{name}: shape {tuple(given.shape)} given, {shape} is valid: one map per image and target, at the images' "
             'size (explain with size="input")'
         )
-    if maps.device != batch.images.device:
-        raise ValueError(f"{name}: on {maps.device}, but the images are on {batch.images.device}; move one of them")
-    maps = maps.detach().to(torch.promote_types(maps.dtype, torch.float32))
-    batch.checks.add(~maps.isfinite().all(), lambda: f"{name}: NaN or infinite values; all must be finite")
-    return maps
+    if given.device != batch.images.device:
+        raise ValueError(f"{name}: on {given.device}, but the images are on {batch.images.device}; move one of them")
+    return finite(name, given, batch.checks)
 
 
 def check_regions(regions: object, maps: Tensor) -> Regions:

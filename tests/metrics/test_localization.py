@@ -236,7 +236,7 @@ NAN[1, 2, 3] = math.nan
 @pytest.mark.parametrize(
     ("maps", "regions", "error", "match"),
     [
-        (MAPS.numpy(), REGIONS, TypeError, r"maps: ndarray given.*\(N, H, W\)"),
+        (MAPS.numpy(), REGIONS, TypeError, r"maps: ndarray given, a float tensor \(..., H, W\)"),
         (REGIONS, REGIONS, TypeError, r"maps: torch.bool given"),
         (MAPS[0], REGIONS[0], ValueError, r"maps: .*\(9, 12\) given"),
         (MAPS[:0], REGIONS[:0], ValueError, r"maps: .*\(0, 9, 12\).*at least one"),
@@ -257,14 +257,14 @@ def test_bad_maps_and_regions(function: Any, maps: Any, regions: Any, error: typ
 
 @pytest.mark.parametrize(
     ("value", "error"),
-    [(-1, ValueError), (math.inf, ValueError), (math.nan, ValueError), ("15", TypeError), (True, TypeError)],
+    [(-1, ValueError), (math.inf, ValueError), (math.nan, ValueError), ("15", ValueError), (True, ValueError)],
 )
 def test_bad_tolerances(value: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match=r"tolerance: .* given, a finite number of at least 0 is valid"):
         pointing_game(MAPS, REGIONS, tolerance=value)
 
 
-@pytest.mark.parametrize(("value", "error"), [(math.nan, ValueError), (None, TypeError)])
+@pytest.mark.parametrize(("value", "error"), [(math.nan, ValueError), (None, ValueError)])
 def test_bad_stds(value: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match=r"std: .* given, a finite number is valid"):
         iou(MAPS, REGIONS, std=value)

@@ -275,7 +275,7 @@ def test_bad_arguments(
 @pytest.mark.parametrize(
     ("maps", "error", "match"),
     [
-        (None, TypeError, r"explain: returned NoneType"),
+        (None, TypeError, r"explain: NoneType given, a float tensor of maps"),
         (torch.zeros(2, 14, 16), ValueError, r"explain: returned maps of shape \(2, 14, 16\), \(3, H, W\) is valid"),
         (torch.zeros(3, 7, 7), ValueError, r"maps of 7 x 7 pixels given, at least 11 x 11"),
     ],

@@ -89,7 +89,7 @@ def test_options_are_checked() -> None:
     maps, regions = given(2)
     with pytest.raises(ValueError, match="tolerance: -1 given"):
         found(POINTING, maps, regions, 0, tolerance=-1)
-    with pytest.raises(TypeError, match="std: '1' given"):
+    with pytest.raises(ValueError, match="std: '1' given"):
         found(IOU, maps, regions, 0, std="1")
 
 

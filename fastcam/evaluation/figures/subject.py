@@ -47,7 +47,7 @@ class Subject:
         """Of every class, (classes,)."""
         batch = Batch(self.model, self.inputs, precision=self.precision)
         found: NDArray[np.float32] = batch.probabilities[0].float().cpu().numpy()
-        batch.checks.settle()
+        batch.settle()
         return found
 
     def classes(self, count: int = 1) -> tuple[int, ...]:
