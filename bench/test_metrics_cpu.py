@@ -10,8 +10,7 @@ It runs under inference_mode, at the fastest of four batch sizes, on both memory
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -24,29 +23,13 @@ from torchvision.models import resnet18
 import fastcam
 from bench.compare import Variants, compare, fastest_batch
 from fastcam import metrics
+from tests.metrics.given_maps import GivenMaps
 
 SIZE, STEPS = 224, 28
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "resnet18": lambda: resnet18(weights=None),
     "efficientnet_lite0": lambda: fastcam.models.efficientnet_lite0(pretrained=True),
 }
-
-
-class GivenMaps:
-    """What torchcam's metric wants of an extractor, with maps that exist already."""
-
-    def __init__(self, model: nn.Module, maps: Tensor) -> None:
-        self.model, self.maps = model, maps
-
-    def __call__(self, *_: Any, **__: Any) -> list[Tensor]:
-        return [self.maps]
-
-    def fuse_cams(self, cams: list[Tensor]) -> Tensor:
-        return cams[0]
-
-    @contextmanager
-    def _hooks_off(self) -> Iterator[None]:
-        yield
 
 
 def torchcam(model: nn.Module, images: Tensor, maps: Tensor, targets: list[int], batch: int) -> Callable[[], Any]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,11 +11,12 @@ import torch
 from pytorch_grad_cam.metrics.arcc import Coherency, Complexity
 from pytorch_grad_cam.metrics.cam_mult_image import DropInConfidence, IncreaseInConfidence
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget, ClassifierOutputTarget
-from torch import Tensor, nn
+from torch import Tensor
 from torchcam.metrics import ClassificationMetric, DeletionInsertionMetric
 
 from fastcam import metrics
 from fastcam.ops.blur import gaussian_blur
+from tests.metrics.given_maps import GivenMaps
 from tests.metrics.toys import CLASSES, gradient_maps, model_of, some_images
 
 MODEL = model_of(torch.float64)
@@ -32,23 +32,6 @@ def unit_maps() -> Tensor:
 
 
 MAPS = unit_maps()
-
-
-class GivenMaps:
-    """What torchcam's metrics want of an extractor, with maps of our own."""
-
-    def __init__(self, model: nn.Module, maps: Tensor) -> None:
-        self.model, self.maps = model, maps
-
-    def __call__(self, *_: Any, **__: Any) -> list[Tensor]:
-        return [self.maps]
-
-    def fuse_cams(self, cams: list[Tensor]) -> Tensor:
-        return cams[0]
-
-    @contextmanager
-    def _hooks_off(self) -> Iterator[None]:
-        yield
 
 
 def softmax(logits: Tensor) -> Tensor:
