@@ -261,6 +261,15 @@ def read_run(path: Path) -> Run:
     )
 
 
+def discard(path: Path) -> None:
+    """Remove a run's rows, logs and costs, so that another may begin in its folder; other files stay."""
+    with writing(path):
+        # run.json goes last: parts without it would be taken for those of the next run.
+        for pattern in ("parts/*.parquet", "screen/*.parquet", "log-*.jsonl", "cost.json", "run.json"):
+            for file in path.glob(pattern):
+                file.unlink()
+
+
 def read_asked(path: Path) -> Asked:
     """What a run was asked. Raises RunError if there is none, or its file is damaged."""
     if not (path / "run.json").is_file():
