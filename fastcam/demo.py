@@ -48,11 +48,9 @@ MOSAIC_CLASSES = CLASSES[:2]
 STUDY = Study(
     dataset="folder",
     models=(ModelSpec(name=MODEL),),
-    methods=tuple(
-        MethodSpec(name=name, label=name) for name in ("relevance_cam", "grad_cam", "layer_cam", "fake_cam")
-    ),
+    methods=tuple(MethodSpec(name=name, label=name) for name in ("relevance_cam", "grad_cam", "layer_cam", "fake_cam")),
     metrics=("drop", "increase", "adcc", "insertion", "deletion"),
-    options={"step": 1792},
+    options={"step": 3584},
     title="Four photos",
 )
 
