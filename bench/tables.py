@@ -186,8 +186,8 @@ def _hours(results: dict[str, Any]) -> list[str]:
         alone = results["decoder"]["images_per_s"]["one core"]
         lines += [
             f"The decoder's share: one core of the CPU above reads {alone:.0f} photos/s, all of them in "
-            f"{found['images'] / alone / 3600:.2g} hours; {forward / alone:,.0f} such cores would keep up with methods of "
-            f"one forward pass, {forward / found['metrics']['insertion']['forwards'] / alone:.1f} with insertion or "
+            f"{found['images'] / alone / 3600:.2g} hours; {forward / alone:,.0f} such cores would keep up with methods "
+            f"of one forward pass, {forward / found['metrics']['insertion']['forwards'] / alone:.1f} with insertion or "
             "deletion of one method's maps. nvJPEG, which decodes on the GPU where it is there, is not measured.",
             "",
         ]
