@@ -82,7 +82,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--photos", type=Path, help="folder of photos")
     parser.add_argument("--dataset", default="imagenet", help="what the folder is, as fastcam evaluate takes it")
     parser.add_argument("--limit", type=int, help="take only so many photos, to try it out")
-    parser.add_argument("--slice", type=int, default=16, help="photos per turn of `overhead`")
+    parser.add_argument("--slice", type=int, default=24, help="photos per turn of `overhead`")
     parser.add_argument("--images", type=int, default=5000, help="images of `memory`")
     parser.add_argument("--workers", type=int, default=2, help="processes that read photos")
     parser.add_argument("--threads", type=int, default=2, help="threads of the network")

@@ -133,7 +133,7 @@ def _decoder(results: dict[str, Any]) -> list[str]:
         f"{found['workers']} worker processes"
     )
     if "overhead" in results:
-        study = sum(results["overhead"]["seconds"]["runner"]) / results["overhead"]["photos"]
+        study = results["overhead"]["seconds"]["runner"] / results["overhead"]["photos"]
         text += f"; on one core {100 / alone / study:.1f} % of that study's time"
     return [f"{text}.", ""]
 
