@@ -129,7 +129,8 @@ def _decoder(results: dict[str, Any]) -> list[str]:
     found = results["decoder"]
     alone, workers = (found["images_per_s"][name] for name in ("one core", "workers"))
     text = (
-        f"Decoding, resizing and cropping these photos: {alone:.0f} images/s on one core, {workers:.0f} with "
+        f"Decoding, resizing and cropping these photos, of {found['megapixels']:.2f} megapixels on average (500x375, "
+        f"ImageNet's most common size, is 0.19): {alone:.0f} images/s on one core, {workers:.0f} with "
         f"{found['workers']} worker processes"
     )
     if "overhead" in results:
@@ -163,7 +164,7 @@ def _hours(results: dict[str, Any]) -> list[str]:
     lines = [
         f"**Hours for {found['images']:,} images on one H200, {found['source']}** ({found['model']}, {found['layer']}, "
         f"{found['side']} px; {how}; a backward pass to the image counts as two forward passes, one to the layer as "
-        f"what lies behind it; all {found['channels']:,} channels count as not 0). Reading photos is not in it.",
+        f"what lies behind it; all {found['channels']:,} channels count as not 0; options at their defaults). Reading photos is not in it.",
         "",
         "| methods | forward passes | backward passes | hours |",
         "|---|---|---|---|",

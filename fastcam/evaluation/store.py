@@ -194,9 +194,10 @@ class Store:
     def log(self, rank: int, line: Mapping[str, Any]) -> None:
         """Add a line to this process's log."""
         path = self.path / f"log-{rank}.jsonl"
-        with writing(path), path.open("ab") as stream:
+        with writing(path), path.open("ab+") as stream:
             # Behind a line that a killed process did not finish, a new one.
-            cut_off = stream.tell() > 0 and not path.read_bytes().endswith(b"\n")
+            stream.seek(max(stream.tell() - 1, 0))
+            cut_off = stream.read(1) not in (b"", b"\n")
             stream.write(b"\n" * cut_off + json.dumps(line).encode() + b"\n")
 
     def cost(self) -> dict[str, Any]:
