@@ -164,7 +164,8 @@ def _hours(results: dict[str, Any]) -> list[str]:
     lines = [
         f"**Hours for {found['images']:,} images on one H200, {found['source']}** ({found['model']}, {found['layer']}, "
         f"{found['side']} px; {how}; a backward pass to the image counts as two forward passes, one to the layer as "
-        f"what lies behind it; all {found['channels']:,} channels count as not 0; options at their defaults). Reading photos is not in it.",
+        f"what lies behind it; all {found['channels']:,} channels count as not 0; options at their "
+        "defaults). Reading photos is not in it.",
         "",
         "| methods | forward passes | backward passes | hours |",
         "|---|---|---|---|",
