@@ -1,13 +1,12 @@
 """What is written down with every figure, and into which file."""
 
-import os
-import platform
 from collections.abc import Iterator
-from importlib.metadata import version
 from typing import Any
 
 import pytest
 import torch
+
+from bench.machine import cpu_machine
 
 PACKAGES = ("torch", "torchvision", "triton", "grad-cam", "torchcam", "captum", "zennit", "numpy")
 
@@ -22,16 +21,8 @@ def two_threads() -> Iterator[None]:
 
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
-    capabilities = torch.cpu.get_capabilities()
     machine_info.clear()
-    machine_info.update(
-        processor=capabilities.get("cpu_name", platform.processor()),
-        instructions=torch.backends.cpu.get_cpu_capability(),
-        bfloat16_arithmetic=bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")),
-        cores=os.cpu_count(),
-        python=platform.python_version(),
-        packages={name: version(name) for name in PACKAGES},
-    )
+    machine_info.update(cpu_machine(PACKAGES))
 
 
 def pytest_benchmark_update_json(config: pytest.Config, benchmarks: list[Any], output_json: dict[str, Any]) -> None:

@@ -16,12 +16,10 @@ import torch
 from torch import Tensor, nn
 
 import fastcam
-from fastcam.demo import LAST_LAYER, PHOTOS, photo_file
+from fastcam.demo import CLASSES, LAST_LAYER, PHOTOS, photo_file
 from fastcam.models.loading import load_model
 from fastcam.photos import read_photo
 
-# The classes of PHOTOS: tiger cat, espresso, missile, moped.
-CLASSES = (282, 967, 657, 665)
 RESULTS = Path(__file__).parent / "results" / "mosaics.json"
 
 

@@ -70,6 +70,132 @@ def mosaics_table(results: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def evaluation_tables(results: dict[str, Any]) -> str:
+    """The parts of `bench.evaluation` that the file holds."""
+    drawn = {"sample": _sample, "overhead": _overhead, "decoder": _decoder, "memory": _resident, "hours": _hours}
+    return "\n".join(line for part, draw in drawn.items() if part in results for line in draw(results)) + "\n"
+
+
+def _sample(results: dict[str, Any]) -> list[str]:
+    found = results["sample"]
+    columns = list(found["titles"])
+    lines = [
+        f"`{found['command']}`: {found['images']} photos in {found['minutes']:.1f} minutes, "
+        f"{found['images_per_s']:.2f} images/s, from the start of the process to its end. {_machine(found)} "
+        f"{found['threads']} threads. Means, with 95% bootstrap intervals:",
+        "",
+        f"| method | {' | '.join(found['titles'].values())} |",
+        "|---" * (1 + len(columns)) + "|",
+    ]
+    for method, figures in found["methods"].items():
+        cells = [_with_interval(figures.get(column)) for column in columns]
+        lines.append(f"| {method} | {' | '.join(cells)} |")
+    if "fake_cam" in found["methods"]:
+        drop, adcc = (found["methods"]["fake_cam"][column][0] for column in ("drop", "adcc"))
+        near = drop < 1 and adcc < 0.05
+        lines += [
+            "",
+            f"Fake-CAM, which explains nothing, has an average drop of {drop:.2g} % and an ADCC of {adcc:.2g}: "
+            f"{'both near 0, as' if near else 'not both near 0, unlike what'} the ADCC paper says.",
+        ]
+    return [*lines, ""]
+
+
+def _with_interval(figure: list[float] | None) -> str:
+    if figure is None:
+        return ""
+    value, low, high = figure
+    return f"{value:.3g} ({low:.3g} to {high:.3g})"
+
+
+def _overhead(results: dict[str, Any]) -> list[str]:
+    found = results["overhead"]
+    start = found["start"]
+    spent = {name: seconds for name, seconds in found["accounted"].items() if name != "work"}
+    total = sum(found["accounted"].values())
+    shares = ", ".join(f"{name} {100 * seconds / total:.1f} %" for name, seconds in spent.items())
+    return [
+        f"The runner's own time, {found['photos']} photos, {len(found['methods'])} methods of one pass, "
+        f"{len(found['metrics'])} metrics ({found['model']}, {found['threads']} threads): "
+        f"{100 * found['share']:.1f} % of the time, against the same calls on decoded images in turn; by clocks inside "
+        f"it {100 * found['accounted_share']:.1f} % ({shares}). Before it come a process with its imports, "
+        f"{start['process_and_imports_s']:.1f} s, the model, {start['model_s']:.1f} s, and its capture, "
+        f"{start['capture_s']:.1f} s.",
+        "",
+    ]
+
+
+def _decoder(results: dict[str, Any]) -> list[str]:
+    found = results["decoder"]
+    alone, workers = (found["images_per_s"][name] for name in ("one core", "workers"))
+    text = (
+        f"Decoding, resizing and cropping these photos, of {found['megapixels']:.2f} megapixels on average (500x375, "
+        f"ImageNet's most common size, is 0.19): {alone:.0f} images/s on one core, {workers:.0f} with "
+        f"{found['workers']} worker processes"
+    )
+    if "overhead" in results:
+        study = results["overhead"]["seconds"]["runner"] / results["overhead"]["photos"]
+        text += f"; on one core {100 / alone / study:.1f} % of that study's time"
+    return [f"{text}.", ""]
+
+
+def _resident(results: dict[str, Any]) -> list[str]:
+    found = results["memory"]
+    rise = found["slope_kib_per_1000"]
+    return [
+        f"Memory over {found['images']:,} small images: it rises by {rise['both']:.0f} KiB per 1,000 images after the "
+        f"first {found['warm_up_images']:,} (the process {rise['process']:.0f}, its {found['workers']} workers "
+        f"{rise['workers']:.0f}); at most {found['peak_mib']:.0f} MiB are resident, pages that they share counted in "
+        "each.",
+        "",
+    ]
+
+
+def _hours(results: dict[str, Any]) -> list[str]:
+    found = results["hours"]
+    forward = found["forward_images_per_s"]
+    how = (
+        f"at {100 * found['attainable']:.0f} % of {found['peak_flops'] / 1e12:.0f} TFLOP/s dense bfloat16 and of "
+        f"{found['bandwidth'] / 1e12:.1f} TB/s a forward pass, {found['flops_per_image'] / 1e9:.1f} GFLOP and "
+        f"{found['bytes_per_image'] / 1e6:.0f} MB, takes 1/{forward:,.0f} s"
+    )
+    if found["measured"]:
+        how = f"{found['measured']['file']}; methods that it lacks from their passes, 1/{forward:,.0f} s each"
+    lines = [
+        f"**Hours for {found['images']:,} images on one H200, {found['source']}** ({found['model']}, {found['layer']}, "
+        f"{found['side']} px; {how}; a backward pass to the image counts as two forward passes, one to the layer as "
+        f"what lies behind it; all {found['channels']:,} channels count as not 0; options at their "
+        "defaults). Reading photos is not in it.",
+        "",
+        "| methods | forward passes | backward passes | hours |",
+        "|---|---|---|---|",
+    ]
+    groups: dict[tuple[str, str, str], list[str]] = {}
+    for name, row in found["methods"].items():
+        mark = "" if row["measured"] or not found["measured"] else " (estimated)"
+        key = (row["forwards"], row["backwards"], f"{row['hours']:.2g}{mark}")
+        groups.setdefault(key, []).append(name)
+    ordered = sorted(groups.items(), key=lambda item: float(item[0][2].split()[0]))
+    lines += [f"| {', '.join(names)} | {' | '.join(cells)} |" for cells, names in ordered]
+    lines += ["", "| metrics, for the maps of one method | forward passes | hours |", "|---|---|---|"]
+    of_metrics: dict[tuple[str, str], list[str]] = {}
+    for name, row in found["metrics"].items():
+        again = " + the method's (here grad_cam's)" if row["maps"] else ""
+        of_metrics.setdefault((f"{row['forwards']}{again}", f"{row['hours']:.2g}"), []).append(name)
+    lines += [f"| {', '.join(names)} | {' | '.join(cells)} |" for cells, names in of_metrics.items()]
+    lines.append("")
+    if "decoder" in results:
+        alone = results["decoder"]["images_per_s"]["one core"]
+        lines += [
+            f"The decoder's share: one core of the CPU above reads {alone:.0f} photos/s, all of them in "
+            f"{found['images'] / alone / 3600:.2g} hours; {forward / alone:,.0f} such cores would keep up with methods "
+            f"of one forward pass, {forward / found['metrics']['insertion']['forwards'] / alone:.1f} with insertion or "
+            "deletion of one method's maps. nvJPEG, which decodes on the GPU where it is there, is not measured.",
+            "",
+        ]
+    return lines
+
+
 def _machine(results: dict[str, Any]) -> str:
     machine = results["machine_info"]
     packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
@@ -115,6 +241,7 @@ DRAWN = {
     "methods.json": methods_table,
     "metrics.json": metrics_table,
     "mosaics.json": mosaics_table,
+    "evaluation.json": evaluation_tables,
 }
 
 

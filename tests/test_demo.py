@@ -1,4 +1,7 @@
 import importlib.util
+import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +11,15 @@ from typer.testing import CliRunner
 
 from fastcam import demo
 from fastcam.cli import app
+from fastcam.evaluation.errors import RunError
+from fastcam.evaluation.store import read_run
 
 # Without Score-CAM and its hundreds of forward passes a layer.
 QUICK = {method: layers for method, layers in demo.METHODS.items() if method != "score_cam"}
+# Two methods, and two steps of insertion in place of fourteen.
+SHORT = replace(
+    demo.STUDY, methods=demo.STUDY.methods[-2:], metrics=("drop", "adcc", "insertion"), options={"step": 25088}
+)
 TOP = {"chelsea": "tiger cat", "coffee": "espresso", "rocket": "missile", "motorcycle_left": "moped"}
 
 
@@ -19,6 +28,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("demo")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(demo, "METHODS", QUICK)
+        patch.setattr(demo, "STUDY", SHORT)
         result = CliRunner().invoke(app, ["demo", "-o", str(folder)])
     assert result.exit_code == 0, result.output
     return folder, result.stdout
@@ -80,6 +90,58 @@ def test_maps_peak_on_the_object(written: tuple[Path, str], photo: str, target: 
         row, column = np.unravel_index(values.argmax(), values.shape)
         assert top <= row < bottom, method
         assert left <= column < right, method
+
+
+def test_it_ends_with_an_evaluation_and_its_report(written: tuple[Path, str]) -> None:
+    folder, said = written
+    page = folder / "evaluation" / "report.html"
+    assert f"The report, with curves and a gallery: {page}" in said
+    text = page.read_text(encoding="utf-8")
+    assert all(f"{name}/{photo}" in text for name, photo in [("tiger_cat", "chelsea.png"), ("moped", "motorcycle")])
+    assert text.count("data:image/jpeg;base64,") == 4 * (1 + len(SHORT.methods))
+    assert page.with_suffix(".csv").stat().st_size > 0
+    assert page.with_suffix(".tex").stat().st_size > 0
+    run = read_run(page.parent)
+    assert run.complete
+    assert run.study == SHORT
+    rows = run.rows.to_pydict()
+    assert sorted(set(rows["label"])) == sorted(demo.CLASSES)
+    assert rows["predicted"] == rows["label"]
+    for method in SHORT.methods:
+        assert any(method.name in line.split() for line in said.splitlines())
+    fake = [drop for drop, method in zip(rows["drop"], rows["method"], strict=True) if method == "fake_cam"]
+    assert max(fake) < 1
+
+
+def test_a_second_evaluation_is_made_anew(
+    written: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "evaluation"
+    shutil.copytree(written[0] / "evaluation", folder)
+    first = read_run(folder)
+    # As another version would have left it, with other rows.
+    table = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    older = {**table, "environment": {**table["environment"], "fastcam": "0.0.1"}}
+    (folder / "run.json").write_text(json.dumps(older), encoding="utf-8")
+    monkeypatch.setattr(demo, "STUDY", replace(SHORT, methods=SHORT.methods[-1:], metrics=("increase",), options={}))
+    monkeypatch.setattr(demo, "write_report", lambda runs, output, before: [output])
+    second, page = demo.evaluate_demo(tmp_path)
+    assert page == folder / "report.html"
+    assert second.environment == first.environment
+    assert set(second.rows.column("method").to_pylist()) == {"fake_cam"}
+    assert "drop" not in second.rows.column_names
+    assert len(second.log) == 1
+    assert (folder / "report.csv").exists()
+
+
+def test_an_evaluation_at_work_is_left_alone(written: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def taken(folder: Path) -> None:
+        raise RunError(f"output {folder}: another process is at work")
+
+    monkeypatch.setattr(demo, "locked", taken)
+    with pytest.raises(RunError, match="at work"):
+        demo.evaluate_demo(written[0])
+    assert read_run(written[0] / "evaluation").complete
 
 
 def test_missing_photos_name_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -76,10 +76,14 @@ class Explainer:
 
     def __call__(self, images: Tensor, targets: Targets = None, *, return_info: bool = False) -> Result:
         """Explain images; see `fastcam.explain`."""
-        with torch.inference_mode(False), torch.no_grad():
-            explained = self._explain(images, targets, report=return_info)
+        explained = self.explanations(images, targets, report=return_info)
         results = {name: e if return_info else e.maps for name, e in explained.items()}
         return results if self._several_methods else next(iter(results.values()))
+
+    def explanations(self, images: Tensor, targets: Targets = None, *, report: bool = False) -> dict[str, Explanation]:
+        """Explain images by each method. report: find out what relevance was lost, which costs up to as much again."""
+        with torch.inference_mode(False), torch.no_grad():
+            return self._explain(images, targets, report=report)
 
     def _explain(self, images: Tensor, targets: Targets, *, report: bool) -> dict[str, Explanation]:
         s, checks, several = self.settings, DeferredChecks(), [False]

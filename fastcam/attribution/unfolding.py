@@ -74,10 +74,14 @@ class Ucag:
 
     def __call__(self, images: Tensor, targets: Targets = None, *, return_info: bool = False) -> Result:
         """Explain images; see `fastcam.ucag`."""
-        with torch.inference_mode(False), torch.no_grad():
-            explained = self._explain(images, targets)
+        explained = self.explanations(images, targets)
         results = {name: e if return_info else e.maps for name, e in explained.items()}
         return results if self._several_methods else next(iter(results.values()))
+
+    def explanations(self, images: Tensor, targets: Targets = None) -> dict[str, Explanation]:
+        """Explain images by each of the methods that are wrapped."""
+        with torch.inference_mode(False), torch.no_grad():
+            return self._explain(images, targets)
 
     def _explain(self, images: Tensor, targets: Targets) -> dict[str, Explanation]:
         explainer, checks = self._explainer, DeferredChecks()

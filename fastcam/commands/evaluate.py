@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from fastcam.commands import options
 from fastcam.commands.common import WRONG_USE, choose_device, clean_errors, complain, split_names
+from fastcam.commands.results import print_results
 from fastcam.datasets.opening import DATASETS, open_dataset
 from fastcam.evaluation.checks import check_study
 from fastcam.evaluation.errors import SaidElsewhere
@@ -18,8 +17,6 @@ from fastcam.evaluation.runner import How
 from fastcam.evaluation.runner import evaluate as run_study
 from fastcam.evaluation.store import Run
 from fastcam.evaluation.study import Study, as_table, read_study, study_from
-from fastcam.evaluation.tables import results
-from fastcam.metrics.registry import METRICS
 from fastcam.models.loading import imagenet_class_names
 
 _MODEL = "resnet50"
@@ -219,17 +216,5 @@ def _tell(run: Run, *, quiet: bool) -> None:
         complain(f"{len(names)} photos could not be read and are left out: {shown}")
     if quiet:
         return
-    found = results(run.rows, run.study, METRICS, resamples=1)
-    table = Table(box=None, pad_edge=False)
-    for heading in ("model", "layer", "method", "images"):
-        table.add_column(heading, no_wrap=True)
-    for column in found.columns:
-        table.add_column(f"{column.title}{' (%)' if column.unit else ''}", justify="right")
-    for line in found.lines:
-        if line.count:
-            figures = [line.figures.get(column.name) for column in found.columns]
-            shown_figures = ["" if figure is None else f"{figure.value:.4g}" for figure in figures]
-            table.add_row(line.model, line.layer, line.method, str(line.count), *shown_figures)
-    console = Console()
-    Console(width=None if console.is_terminal else 400).print(table)
+    print_results(run)
     typer.echo(f"Rows are in {run.path.resolve()}; fastcam report {run.path} makes a page of them")

@@ -194,9 +194,10 @@ class Store:
     def log(self, rank: int, line: Mapping[str, Any]) -> None:
         """Add a line to this process's log."""
         path = self.path / f"log-{rank}.jsonl"
-        with writing(path), path.open("ab") as stream:
+        with writing(path), path.open("ab+") as stream:
             # Behind a line that a killed process did not finish, a new one.
-            cut_off = stream.tell() > 0 and not path.read_bytes().endswith(b"\n")
+            stream.seek(max(stream.tell() - 1, 0))
+            cut_off = stream.read(1) not in (b"", b"\n")
             stream.write(b"\n" * cut_off + json.dumps(line).encode() + b"\n")
 
     def cost(self) -> dict[str, Any]:
@@ -259,6 +260,15 @@ def read_run(path: Path) -> Run:
         log=tuple(line for log in sorted(path.glob("log-*.jsonl")) for line in _lines(log)),
         cost=_read_json(path / "cost.json") if (path / "cost.json").exists() else {},
     )
+
+
+def discard(path: Path) -> None:
+    """Remove a run's rows, logs and costs, so that another may begin in its folder; other files stay."""
+    with writing(path):
+        # run.json goes last: parts without it would be taken for those of the next run.
+        for pattern in ("parts/*.parquet", "screen/*.parquet", "log-*.jsonl", "cost.json", "run.json"):
+            for file in path.glob(pattern):
+                file.unlink()
 
 
 def read_asked(path: Path) -> Asked:

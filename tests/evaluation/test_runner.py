@@ -23,7 +23,7 @@ from fastcam.datasets.sample import DataSet, PhotoFiles, Sample
 from fastcam.evaluation.errors import RunError
 from fastcam.evaluation.lock import locked
 from fastcam.evaluation.runner import evaluate
-from fastcam.evaluation.store import Bad, Run, read_run
+from fastcam.evaluation.store import Bad, Run, Store, read_run
 from fastcam.evaluation.study import MethodSpec, Study
 from fastcam.models import Preprocessing
 from fastcam.photos import read_photo
@@ -467,3 +467,14 @@ def test_costs_are_told_of_each_method_and_metric(reference: Run) -> None:
 
 def test_bad_photos_compare_as_values() -> None:
     assert Bad("m", "n", "r") == Bad(**json.loads('{"model": "m", "name": "n", "reason": "r"}'))
+
+
+def test_a_log_line_stands_behind_one_that_was_cut_off(tmp_path: Path) -> None:
+    store, log = Store(tmp_path), tmp_path / "log-0.jsonl"
+    store.log(0, {"part": 0})
+    log.write_bytes(log.read_bytes() + b'{"part": 1, "ima')
+    store.log(0, {"part": 2})
+    store.log(0, {"part": 3})
+    assert log.read_text(encoding="utf-8").splitlines() == [
+        '{"part": 0}', '{"part": 1, "ima', '{"part": 2}', '{"part": 3}',
+    ]  # fmt: skip
