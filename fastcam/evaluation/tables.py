@@ -21,6 +21,10 @@ Key = tuple[str, str, str]  # model, layer, method
 DIFFICULT = "_difficult"
 ADCC_OF_MEANS = Column(name="adcc_of_means", title="ADCC of the means", better="higher")
 
+# Of the bootstrap's intervals, where nothing else is asked for.
+RESAMPLES = 1000
+LEVEL = 0.95
+
 # Resamples at a time: their counts over 50,000 rows take 26 MB.
 _AT_ONCE = 64
 
@@ -74,8 +78,8 @@ def results(
     study: Study,
     metrics: Mapping[str, Metric],
     *,
-    resamples: int = 1000,
-    level: float = 0.95,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
     seed: int = 0,
 ) -> Results:
     """The figures of a study's rows, each with a bootstrap interval, beside the published ones.
