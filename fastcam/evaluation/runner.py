@@ -135,7 +135,8 @@ class _Launch:
         at_work = _AtWork(self, spec)
         parts = cut(spec.name, self._chosen(spec, at_work), self.study.part)
         self._stage("parts", parts, at_work)
-        if self.processes.rank == 0 and at_work.made and spec.name not in self.store.cost():
+        # Measured once a run, also where it was stopped between its last part and this.
+        if self.processes.rank == 0 and spec.name not in self.store.cost():
             cost = measure_cost(at_work.worker, parts[0].batches(self.study.batch)[0])
             self.store.write_cost({**self.store.cost(), spec.name: cost})
 
@@ -255,11 +256,6 @@ class _AtWork:
         self.spec, self._launch = spec, launch
         self._worker: Worker | None = None
         self.digest = ""
-
-    @property
-    def made(self) -> bool:
-        """Whether it was needed."""
-        return self._worker is not None
 
     @property
     def worker(self) -> Worker:

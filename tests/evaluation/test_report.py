@@ -1,6 +1,8 @@
 """`fastcam report` on a finished run."""
 
+import base64
 import csv
+import io
 import json
 import re
 import shutil
@@ -8,18 +10,33 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
 from typer.testing import CliRunner
 
+import fastcam
 from fastcam.cli import app
+from fastcam.datasets.views import View, Views
 from fastcam.evaluation.errors import RunError
-from fastcam.evaluation.layout import shown_columns
-from fastcam.evaluation.report.gallery import choose_samples
-from fastcam.evaluation.store import Run, Store
+from fastcam.evaluation.layout import Group, shown_columns
+from fastcam.evaluation.opening import open_data, place_noted
+from fastcam.evaluation.report.curves import ceiling, plots
+from fastcam.evaluation.report.gallery import Gallery, choose_samples, data_uri, galleries
+from fastcam.evaluation.report.scatter import scatter
+from fastcam.evaluation.store import Run, Store, read_run
 from fastcam.evaluation.tables import results as figures
+from fastcam.metrics.metric import Column
 from fastcam.metrics.registry import METRICS
+from fastcam.models import Preprocessing
+from fastcam.plots import overlay
 from tests.evaluation.conftest import MODEL
+from tests.evaluation.nets import tiny
+from tests.evaluation.synthetic import METRICS as SYNTHETIC
+from tests.evaluation.synthetic import make_rows, make_study
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +97,7 @@ def marked(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
             "<bndbox><xmin>5</xmin><ymin>5</ymin><xmax>12</xmax><ymax>12</ymax></bndbox></object></annotation>"
         )
     options = ["--data", str(root), "--annotations", str(marks), "--classes", str(classes)]
-    asked = ["--dataset", "imagenet", "--model", MODEL, "--methods", "eigen_cam", "--metrics", "drop,iou"]
+    asked = ["--dataset", "imagenet", "--model", MODEL, "--methods", "grad_cam,fake_cam", "--metrics", "drop,iou"]
     how = ["--resize", "16", "--crop", "16", "--threads", "1", "--workers", "0", "--device", "cpu", "--quiet"]
     result = CliRunner().invoke(app, ["evaluate", *options, *asked, *how, "-o", str(folder / "run")])
     assert result.exit_code == 0, result.output
@@ -153,6 +170,132 @@ def test_losses_are_told(change: dict[str, bool], told: list[str], reference: Ru
     for text in told:
         assert text in html
     assert told[0] not in whole
+
+
+def gallery(run: Run, **place: Path) -> Gallery:
+    results = figures(run.rows, run.study, METRICS, resamples=1)
+    (found,) = galleries(
+        run, results, place=place_noted(run.data, **place), most=9, device=torch.device("cpu"), before=lambda _: None
+    )
+    return found
+
+
+def pixels(uri: str) -> NDArray[np.float64]:
+    with Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))) as picture:
+        return np.asarray(picture.convert("RGB")).astype(np.float64)
+
+
+def test_pictures_are_the_maps_of_the_class_explained(marked: tuple[Path, list[str]]) -> None:
+    run = read_run(marked[0] / "run")
+    found = gallery(run)
+    assert not found.problem
+    dataset = open_data(run.study, place_noted(run.data))
+    preprocessing = Preprocessing(resize=16, crop=(16, 16))
+    index = {sample.name: position for position, sample in enumerate(dataset.samples)}
+    rows = {(row["name"], row["method"]): row for row in run.rows.to_pylist()}
+    targets = {rows[card.name, "grad_cam"]["target"] for card in found.cards}
+    assert targets - {0}
+    for card in found.cards:
+        view = Views(dataset, preprocessing)[index[card.name]]
+        assert isinstance(view, View)
+        row = rows[card.name, "grad_cam"]
+        maps = fastcam.grad_cam(tiny(), preprocessing.scaled(view.image[None]), row["target"], normalize=False)
+        expected = data_uri(overlay(view.image.permute(1, 2, 0).numpy(), maps[0].numpy()))
+        (strip,) = card.strips
+        assert [picture.method for picture in strip] == ["grad_cam", "fake_cam"]
+        # A JPEG's noise, and the rounding of another batch; other maps are further away.
+        distances = [np.abs(pixels(expected) - pixels(picture.picture)).mean() for picture in strip]
+        assert distances[0] < 2 < distances[1]
+        assert [(value.title, value.text) for value in strip[0].values] == [
+            ("Average drop (%)", f"{row['drop']:.2f}"),
+            ("IoU", f"{row['iou']:.3f}"),
+        ]
+
+
+def test_maps_of_other_weights_are_told(reference: Run) -> None:
+    bias = tiny().fc.bias
+    before = bias.detach().clone()
+    assert not gallery(reference).problem
+    with torch.no_grad():
+        bias.add_(torch.tensor([3.0, 0, 0]))
+    try:
+        found = gallery(reference)
+    finally:
+        with torch.no_grad():
+            bias.copy_(before)
+    assert "may not be those of the run" in found.problem
+    assert found.cards
+
+
+def test_other_photos_are_refused(reference: Run, photos: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(photos, tmp_path / "photos"))
+    (other / "0" / "00.png").unlink()
+    found = gallery(reference, root=other)
+    assert "in the run; name the run's photos with --data DIR" in found.problem
+    assert not found.cards
+
+
+@pytest.mark.parametrize("most", [300, 21], ids=["all", "drawn"])
+def test_points_of_the_scatter_are_the_rows(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastcam.evaluation.report.scatter._MOST_SAMPLES", most)
+    study = make_study(metrics=["increase", "drop", "iou"])
+    rows = make_rows(study, samples=40)
+    found = scatter(rows, study, figures(rows, study, SYNTHETIC, resamples=1))
+    assert found is not None
+    assert [column["name"] for column in found["columns"]] == ["increase", "drop", "iou"]
+    # Increase is yes or no.
+    assert found["axes"] == [1, 2]
+    assert (found["shown"], found["total"]) == (min(most, 40), 40)
+    (place,) = found["places"]
+    by_name = {(row["method"], row["name"]): row for row in rows.to_pylist()}
+    for series in place["series"]:
+        assert series["names"] == place["series"][0]["names"]
+        assert len(set(series["names"])) == min(most, 40)
+        for name, point in zip(series["names"], series["points"], strict=True):
+            row = by_name[found["methods"][series["method"]], name]
+            assert point == pytest.approx([row["increase"], row["drop"], row["iou"]], rel=1e-3)
+    assert found == scatter(rows, study, figures(rows, study, SYNTHETIC, resamples=1))
+
+
+def test_curves_run_from_left_to_right_and_up() -> None:
+    column = Column(name="c", title="C", better=None, curve=True)
+    group = Group("m", "")
+    keys = [("m", "one", "a"), ("m", "two", "b")]
+    drawn = {keys[0]: np.array([0.0, 0.35, 0.7]), keys[1]: np.array([0.7, 0.0])}
+    (plot,) = plots({"c": drawn}, [column], ["b", "a"], dict.fromkeys(keys, group))
+    assert plot.place == "m"
+    assert {stroke.method: (stroke.series, stroke.points) for stroke in plot.strokes} == {
+        # Up to 0.8, at a height of 12: y = 228 - 216 v / 0.8.
+        "a": (1, "46.0,228.0 228.0,133.5 410.0,39.0"),
+        "b": (0, "46.0,39.0 410.0,228.0"),
+    }
+    assert [(tick.at, tick.text) for tick in plot.up] == [
+        (228, "0"),
+        (174, "0.2"),
+        (pytest.approx(120), "0.4"),
+        (pytest.approx(66), "0.6"),
+        (12, "0.8"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "top"),
+    [(0.7, 0.8), (0.8, 0.8), (0.81, 1), (1, 1), (0.013, 0.02), (35, 40), (0, 1), (-1, 1), (float("nan"), 1)],
+)
+def test_axes_end_at_a_round_number(value: float, top: float) -> None:
+    assert ceiling(value) == pytest.approx(top)
+
+
+def test_costs_stand_in_seconds_and_in_forward_passes(written: tuple[Path, Any], reference: Run) -> None:
+    html = written[0].read_text(encoding="utf-8")
+    cost = reference.cost[MODEL]
+    for label, seconds in cost["methods"].items():
+        row = re.search(
+            rf'<th scope="row"[^>]*>{label}</th><td data-value="([^"]+)">[^<]+</td><td data-value="([^"]+)"', html
+        )
+        assert row
+        assert float(row[1]) == pytest.approx(seconds)
+        assert float(row[2]) == pytest.approx(seconds / cost["forward"])
 
 
 def test_samples_are_the_best_and_the_worst(reference: Run) -> None:
