@@ -26,6 +26,7 @@ from fastcam.evaluation.layout import Group, shown_columns
 from fastcam.evaluation.opening import open_data, place_noted
 from fastcam.evaluation.report.curves import ceiling, plots
 from fastcam.evaluation.report.gallery import Gallery, choose_samples, data_uri, galleries
+from fastcam.evaluation.report.page import _embedded
 from fastcam.evaluation.report.scatter import scatter
 from fastcam.evaluation.store import Run, Store, read_run
 from fastcam.evaluation.tables import results as figures
@@ -296,6 +297,13 @@ def test_costs_stand_in_seconds_and_in_forward_passes(written: tuple[Path, Any],
         assert row
         assert float(row[1]) == pytest.approx(seconds)
         assert float(row[2]) == pytest.approx(seconds / cost["forward"])
+
+
+def test_data_in_the_page_end_no_element() -> None:
+    data = {"name": "</script><!-- & \u2028\u2029 -->"}
+    text = _embedded(data)
+    assert not set("<>&\u2028\u2029") & set(text)
+    assert json.loads(text) == data
 
 
 def test_samples_are_the_best_and_the_worst(reference: Run) -> None:
