@@ -9,15 +9,15 @@ import typer
 from fastcam.commands import options
 from fastcam.commands.common import WRONG_USE, choose_device, clean_errors, complain, split_names
 from fastcam.commands.results import print_results
-from fastcam.datasets.opening import DATASETS, open_dataset
+from fastcam.datasets.opening import DATASETS
 from fastcam.evaluation.checks import check_study
 from fastcam.evaluation.errors import SaidElsewhere
+from fastcam.evaluation.opening import Place, open_data
 from fastcam.evaluation.presets import preset_names, read_preset
 from fastcam.evaluation.runner import How
 from fastcam.evaluation.runner import evaluate as run_study
 from fastcam.evaluation.store import Run
 from fastcam.evaluation.study import Study, as_table, read_study, study_from
-from fastcam.models.loading import imagenet_class_names
 
 _MODEL = "resnet50"
 _METHODS = "relevance_cam,grad_cam"
@@ -165,12 +165,11 @@ def evaluate(
             quiet=quiet,
             say=complain,
         )
-        found = open_dataset(
-            study.dataset, data, annotations=annotations, classes=classes, class_names=_class_names(study)
-        )
+        place = Place(root=data, annotations=annotations, classes=classes)
+        found = open_data(study, place)
         try:
             folder = output or Path("run" if preset is None else preset.replace("/", "-"))
-            run = run_study(study, found, folder, how)
+            run = run_study(study, found, folder, how, place=place)
         except SaidElsewhere as error:
             raise typer.Exit(WRONG_USE) from error
     if run is not None:
@@ -201,11 +200,6 @@ def asked_study(
         models=tuple(replace(model, **changed) for model in study.models),
         options={**study.options, **own},
     )
-
-
-def _class_names(study: Study) -> tuple[str, ...] | None:
-    """The models' class names, where they are ImageNet's: what folders of photos may be called."""
-    return None if any(":" in model.name for model in study.models) else imagenet_class_names()
 
 
 def _tell(run: Run, *, quiet: bool) -> None:

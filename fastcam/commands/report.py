@@ -23,6 +23,17 @@ def report(
             help="The data set's folder, for the gallery.", metavar="DIR", show_default="where it lay during the run"
         ),
     ] = None,
+    annotations: Annotated[
+        Path | None,
+        typer.Option(
+            help="What fastcam evaluate was given by this name, if it lies elsewhere now.",
+            metavar="PATH",
+            show_default="as in the run",
+        ),
+    ] = None,
+    classes: Annotated[
+        Path | None, typer.Option(help="Likewise.", metavar="FILE", show_default="as in the run")
+    ] = None,
     gallery: Annotated[
         int, typer.Option(help="The most images per model in the gallery; their maps are made anew. 0: none.", min=0)
     ] = 12,
@@ -35,6 +46,15 @@ def report(
     with clean_errors():
         where = choose_device(device)
         with show_steps("report", total=None) as step:
-            written = write_report(runs, output, data=data, gallery=gallery, device=where, before=step)
+            written = write_report(
+                runs,
+                output,
+                data=data,
+                annotations=annotations,
+                classes=classes,
+                gallery=gallery,
+                device=where,
+                before=step,
+            )
     for path in written:
         typer.echo(str(path.resolve()))

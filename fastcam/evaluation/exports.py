@@ -78,7 +78,7 @@ def _latex(table: Table, caption: str) -> str:
         rf"  \caption{{{escape_latex(f'{caption} ({table.title})')}}}",
         rf"  \begin{{tabular}}{{l{'r' * sum(widths)}}}",
         r"    \toprule",
-        "    " + " & ".join(["", *(_span(_group_title(g.model, g.layer), n) for g, n in spans)]) + r" \\",
+        "    " + " & ".join(["", *(_span(escape_latex(g.title), n) for g, n in spans)]) + r" \\",
         "    " + " ".join(_rules([n for _, n in spans])),
         "    "
         + " & ".join(["Method", *(_span(_title(h), w) for h, w in zip(table.heads, widths, strict=True))])
@@ -97,10 +97,6 @@ def _latex(table: Table, caption: str) -> str:
         lines.append("    " + " & ".join([escape_latex(method), *cells]) + r" \\")
     lines += [r"    \bottomrule", r"  \end{tabular}", r"\end{table}"]
     return "\n".join(lines)
-
-
-def _group_title(model: str, layer: str) -> str:
-    return escape_latex(f"{model}, {layer}" if layer else model)
 
 
 def _title(head: Head) -> str:

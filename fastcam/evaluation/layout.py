@@ -1,11 +1,12 @@
 """How figures are laid out, as the papers do: a row per method, columns by model, layer and metric."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fastcam.evaluation.published import Published
-from fastcam.evaluation.tables import Figure, Line, Results
+from fastcam.evaluation.tables import Figure, Key, Line, Results
 from fastcam.metrics.metric import Column
 
 # Tables up to so many columns hold several models side by side.
@@ -22,6 +23,11 @@ class Group:
     model: str
     layer: str
 
+    @property
+    def title(self) -> str:
+        """Model and layer, as headings name them."""
+        return f"{self.model}, {self.layer}" if self.layer else self.model
+
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
@@ -34,7 +40,12 @@ class Shown:
     @property
     def title(self) -> str:
         """The metric's title with its unit."""
-        return self.column.title + (" (%)" if self.percent or self.column.unit == "%" else "")
+        return self.column.title + (f" ({self.unit})" if self.unit else "")
+
+    @property
+    def unit(self) -> str:
+        """What stands behind its values: "%" or nothing."""
+        return "%" if self.percent else self.column.unit
 
     def text(self, value: float) -> str:
         """A value as the column prints it."""
@@ -94,6 +105,24 @@ def layout(results: Results, *, baselines: frozenset[str] = frozenset()) -> list
     return [_table(results, [g for g in groups if g.model == model], baselines) for model in models]
 
 
+def groups_by_key(results: Results) -> dict[Key, Group]:
+    """The heading under which each (model, layer, method) of the rows stands: what is shown side by side."""
+    groups = _groups(results.lines)
+    several = _with_several(groups)
+    return {
+        (line.model, line.layer, line.method): group
+        for line in results.lines
+        for group in groups
+        if line.count and line.model == group.model and (line.model not in several or line.layer == group.layer)
+    }
+
+
+def _with_several(groups: Sequence[Group]) -> set[str]:
+    """Models with a group per layer."""
+    counts = Counter(group.model for group in groups)
+    return {model for model, count in counts.items() if count > 1}
+
+
 def _groups(lines: Sequence[Line]) -> list[Group]:
     """A group per model and layer; one per model where no method has several layers."""
     found: list[Group] = []
@@ -108,7 +137,7 @@ def _groups(lines: Sequence[Line]) -> list[Group]:
 
 
 def _table(results: Results, groups: Sequence[Group], baselines: frozenset[str]) -> Table:
-    several = {group.model for group in groups if sum(g.model == group.model for g in groups) > 1}
+    several = _with_several(groups)
     models = {group.model for group in groups}
     lines = [line for line in results.lines if line.model in models]
     by_place = {

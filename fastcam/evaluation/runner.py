@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from fastcam.evaluation.cost import measure_cost
 from fastcam.evaluation.errors import RunError
 from fastcam.evaluation.lock import locked
 from fastcam.evaluation.memory import Portions, is_out_of_memory
+from fastcam.evaluation.opening import Place, open_model
 from fastcam.evaluation.parts import Part, cut, draw_order, first_right, next_round
 from fastcam.evaluation.processes import Processes, join, local_device
 from fastcam.evaluation.progress import Bar, bars
@@ -40,8 +41,6 @@ from fastcam.evaluation.study import ModelSpec, Study
 from fastcam.evaluation.weights import weights_digest
 from fastcam.evaluation.worker import Worker
 from fastcam.metrics.registry import METRICS
-from fastcam.models.loading import load_model
-from fastcam.models.preprocessing import parse_size
 
 Say = Callable[[str], None]
 
@@ -62,10 +61,12 @@ class How:
     say: Say = print
 
 
-def evaluate(study: Study, dataset: DataSet, output: Path, how: How) -> Run | None:
+def evaluate(study: Study, dataset: DataSet, output: Path, how: How, *, place: Place | None = None) -> Run | None:
     """Carry a study out, or go on with it, in the folder `output`.
 
     In a launch of several processes all call this alike; the first returns the finished run, the others None.
+
+    place: what the data set was opened with, for whoever opens it again; None: its folder alone.
 
     Raises:
         ValueError: the study or the data set cannot be used. RunError, a kind of it: the folder holds another run or
@@ -83,7 +84,8 @@ def evaluate(study: Study, dataset: DataSet, output: Path, how: How) -> Run | No
         threads = processes.first(lambda: _prepare(store, stack, how))
         stack.enter_context(_machinery(threads))
         device = local_device(how.device)
-        asked = Asked(study, data_facts(dataset, fingerprint(dataset).sha256), surroundings(device, threads))
+        data = data_facts(dataset, fingerprint(dataset).sha256, place or Place(root=dataset.root))
+        asked = Asked(study, data, surroundings(device, threads))
         everywhere = processes.gather((asked.data["fingerprint"], asked.environment))
         processes.first(lambda: _begin(store, asked, everywhere))
         progress = stack.enter_context(bars(shown=processes.rank == 0 and not how.quiet))
@@ -133,7 +135,8 @@ class _Launch:
         at_work = _AtWork(self, spec)
         parts = cut(spec.name, self._chosen(spec, at_work), self.study.part)
         self._stage("parts", parts, at_work)
-        if self.processes.rank == 0 and at_work.made and spec.name not in self.store.cost():
+        # Measured once a run, also where it was stopped between its last part and this.
+        if self.processes.rank == 0 and spec.name not in self.store.cost():
             cost = measure_cost(at_work.worker, parts[0].batches(self.study.batch)[0])
             self.store.write_cost({**self.store.cost(), spec.name: cost})
 
@@ -255,21 +258,12 @@ class _AtWork:
         self.digest = ""
 
     @property
-    def made(self) -> bool:
-        """Whether it was needed."""
-        return self._worker is not None
-
-    @property
     def worker(self) -> Worker:
         """The model at work."""
         if self._worker is None:
             launch, spec = self._launch, self.spec
-            loaded = load_model(spec.name, weights=spec.weights)
-            self.digest = weights_digest(loaded.model)
-            crop = "none" if spec.crop == "none" else None if spec.crop is None else parse_size(spec.crop)
-            resize = None if spec.resize is None else parse_size(spec.resize)
-            preprocessing = loaded.preprocessing.changed(resize=resize, crop=crop)
-            model = replace(loaded, model=loaded.model.to(launch.device), preprocessing=preprocessing)
+            model = open_model(spec, launch.device)
+            self.digest = weights_digest(model.model)
             self._worker = Worker(
                 study=launch.study,
                 spec=spec,

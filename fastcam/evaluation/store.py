@@ -15,7 +15,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -25,6 +25,7 @@ import torch
 
 from fastcam.datasets.sample import DataSet
 from fastcam.evaluation.errors import RunError
+from fastcam.evaluation.opening import Place
 from fastcam.evaluation.parts import Part
 from fastcam.evaluation.study import Study, as_table, differences, study_from
 from fastcam.files import atomic_write
@@ -33,6 +34,8 @@ from fastcam.metrics.metric import Column
 Kind = Literal["parts", "screen"]
 # What a part says of itself stands under this key of its file.
 _KEY = b"fastcam"
+# Of a data set's facts, those that do not decide rows: the fingerprint tells whether it is the same.
+_PATHS = frozenset(each.name for each in fields(Place))
 _PACKAGES = ("fastcam", "torch", "torchvision", "pillow")
 
 
@@ -92,11 +95,11 @@ def surroundings(device: torch.device, threads: int) -> dict[str, Any]:
     return {**{p: _version(p) for p in _PACKAGES}, "device": name, "threads": threads}
 
 
-def data_facts(dataset: DataSet, fingerprint: str) -> dict[str, Any]:
-    """What a run notes of its data set; the folder is where it lay, and may be another when the run goes on."""
+def data_facts(dataset: DataSet, fingerprint: str, place: Place) -> dict[str, Any]:
+    """What a run notes of its data set; the paths are where it lay, and may be others when the run goes on."""
     return {
         "name": dataset.name,
-        "root": str(dataset.root.resolve()),
+        **place.noted(),
         "samples": len(dataset.samples),
         "fingerprint": fingerprint,
     }
@@ -151,7 +154,7 @@ class Store:
             changed += [
                 f"{key}.{name}: {json.dumps(old.get(name))} and {json.dumps(new.get(name))}"
                 for name in dict.fromkeys((*old, *new))
-                if name != "root" and old.get(name) != new.get(name)
+                if name not in _PATHS and old.get(name) != new.get(name)
             ]
         if changed:
             threads = "; --threads sets their number" if any("environment.threads" in line for line in changed) else ""
@@ -217,7 +220,7 @@ class Run:
 
     rows: a pyarrow Table, in the order of the plan: models as in the study, samples as in the data set, then methods
         and layers. complete: whether all parts are there. bad: photos that were left out, each once. log: lines of all
-        processes. cost: seconds per image by model. data: name, root, samples and fingerprint of the data set.
+        processes. cost: seconds per image by model. data: name, paths, samples and fingerprint of the data set.
     """
 
     path: Path

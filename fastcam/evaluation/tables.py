@@ -21,6 +21,10 @@ Key = tuple[str, str, str]  # model, layer, method
 DIFFICULT = "_difficult"
 ADCC_OF_MEANS = Column(name="adcc_of_means", title="ADCC of the means", better="higher")
 
+# Of the bootstrap's intervals, where nothing else is asked for.
+RESAMPLES = 1000
+LEVEL = 0.95
+
 # Resamples at a time: their counts over 50,000 rows take 26 MB.
 _AT_ONCE = 64
 
@@ -74,8 +78,8 @@ def results(
     study: Study,
     metrics: Mapping[str, Metric],
     *,
-    resamples: int = 1000,
-    level: float = 0.95,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
     seed: int = 0,
 ) -> Results:
     """The figures of a study's rows, each with a bootstrap interval, beside the published ones.
@@ -302,7 +306,10 @@ def _only_published(study: Study, found: Mapping[Key, Line]) -> list[Line]:
 
 
 def _ordered(lines: Sequence[Line], study: Study) -> list[Line]:
-    """Lines in the order of the study's models, layers and methods; what it does not name comes first."""
+    """Lines in the order of the study's models, layers and methods; what it does not name comes first.
+
+    But a layer that it does not name (a method's own, where others have those of the study) comes last.
+    """
     models = [m.name for m in study.models]
     layers = {m.name: list(m.layers or ()) for m in study.models}
     methods = [m.label for m in study.methods]
@@ -310,11 +317,14 @@ def _ordered(lines: Sequence[Line], study: Study) -> list[Line]:
     def place(names: Sequence[str], name: str) -> int:
         return names.index(name) if name in names else -1
 
+    def depth(named: list[str], layer: str) -> int:
+        return len(named) if layer and layer not in named else place(named, layer)
+
     return sorted(
         lines,
         key=lambda line: (
             place(models, line.model),
-            place(layers.get(line.model, []), line.layer),
+            depth(layers.get(line.model, []), line.layer),
             place(methods, line.method),
         ),
     )

@@ -28,11 +28,16 @@ def test_every_image_is_worked_on_once_in_portions_that_fit(count: int, size: in
 
 
 def test_one_image_too_much_is_the_error_it_was() -> None:
+    asked: list[slice] = []
+
     def work(portion: slice) -> None:
+        asked.append(portion)
+        assert len(asked) < 9, "tried again and again"
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     with pytest.raises(torch.OutOfMemoryError):
         Portions(8, lambda before, after: None).each(8, work)
+    assert [portion.stop for portion in asked] == [8, 4, 2, 1]
 
 
 def test_other_errors_are_not_taken_for_it() -> None:

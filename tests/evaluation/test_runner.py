@@ -15,13 +15,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastcam
 from fastcam.datasets.opening import open_dataset
-from fastcam.datasets.sample import DataSet, PhotoFiles, Sample
+from fastcam.datasets.sample import Box, DataSet, PhotoFiles, Sample
+from fastcam.datasets.views import View, Views
 from fastcam.evaluation.errors import RunError
 from fastcam.evaluation.lock import locked
+from fastcam.evaluation.parts import Part
 from fastcam.evaluation.runner import evaluate
 from fastcam.evaluation.store import Bad, Run, Store, read_run
 from fastcam.evaluation.study import MethodSpec, Study
@@ -171,6 +174,57 @@ def test_only_what_is_missing_is_done(reference: Run, dataset: DataSet, tmp_path
     assert parts(output) == parts(reference.path)
     changed = {path for path in (output / "parts").iterdir() if path.stat().st_mtime_ns != before.get(path)}
     assert changed == {first, second}
+
+
+def test_a_part_of_another_plan_is_made_anew(reference: Run, dataset: DataSet, tmp_path: Path) -> None:
+    output = copied(reference, tmp_path)
+    first = sorted((output / "parts").iterdir())[0]
+    table = pa.parquet.read_table(first)
+    note = {**json.loads(table.schema.metadata[b"fastcam"]), "total": 7}
+    pa.parquet.write_table(table.slice(1).replace_schema_metadata({b"fastcam": json.dumps(note)}), first)
+    run(STUDY, dataset, output)
+    assert parts(output) == parts(reference.path)
+
+
+def test_costs_are_measured_where_it_stopped_before_them(reference: Run, dataset: DataSet, tmp_path: Path) -> None:
+    output = copied(reference, tmp_path)
+    (output / "cost.json").unlink()
+    before = {path: path.stat().st_mtime_ns for path in (output / "parts").iterdir()}
+    assert set(run(STUDY, dataset, output).cost) == set(reference.cost)
+    assert {path: path.stat().st_mtime_ns for path in (output / "parts").iterdir()} == before
+
+
+def test_a_run_keeps_the_threads_it_began_with(reference: Run, dataset: DataSet, tmp_path: Path) -> None:
+    """Unless it is told a number, which is refused if it is another."""
+    output = copied(reference, tmp_path)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert run(STUDY, dataset, output, threads=None).complete
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("left", "lines"),
+    [(b'{"model": "te', [{"part": 1}]), (b'{"part": 0}\n', [{"part": 0}, {"part": 1}])],
+    ids=["cut off", "whole"],
+)
+def test_a_line_cut_off_takes_no_other_along(
+    left: bytes, lines: list[dict[str, int]], reference: Run, tmp_path: Path
+) -> None:
+    output = copied(reference, tmp_path)
+    (output / "log-0.jsonl").write_bytes(left)
+    Store(output).log(0, {"part": 1})
+    assert list(read_run(output).log) == lines
+
+
+def test_no_two_models_share_a_file(tmp_path: Path) -> None:
+    names = ["a/b", "a-b", "a%2Fb", "a:b", "a b", "../a"]
+    files = [Store(tmp_path).file("parts", Part(name, 0, 1, ())) for name in names]
+    assert len(set(files)) == len(names)
+    assert all(file.resolve().parent == (tmp_path / "parts").resolve() for file in files)
 
 
 @pytest.mark.parametrize("correct_only", [False, True], ids=["all", "correct only"])
@@ -331,6 +385,44 @@ def test_photos_that_cannot_be_read_are_left_out(reference: Run, photos: Path, t
     assert found.complete
 
 
+def test_photos_left_out_earlier_count(photos: Path, tmp_path: Path) -> None:
+    """Of a run that goes on, and of photos that were only screened."""
+    copy = tmp_path / "photos"
+    shutil.copytree(photos, copy)
+    broken = open_dataset("folder", copy)
+    (copy / "0" / "00.png").write_text("no image")
+    study = replace(STUDY, methods=STUDY.methods[2:], metrics=("drop",), options={}, correct_only=True)
+    found = run(study, broken, tmp_path / "run", max_bad=1)
+    assert [bad.name for bad in found.bad] == ["0/00.png"]
+    with pytest.raises(RunError, match="max-bad: 1 photos could not be read, 0 may be left out"):
+        run(study, broken, tmp_path / "run", max_bad=0)
+
+
+def test_a_tolerance_is_in_pixels_of_the_photo(tmp_path: Path) -> None:
+    random = np.random.default_rng(1)
+    samples = []
+    for i in range(8):
+        pixels = random.integers(0, 256, (5, 6, 3), dtype=np.uint8).repeat(16, axis=0).repeat(16, axis=1)
+        Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+        left, top = random.integers(10, 60, 2).tolist()
+        box = Box(left, top, left + 5, top + 5)
+        samples.append(Sample(name=f"{i}", path=tmp_path / f"{i}.png", label=0, boxes=(box,)))
+    boxed = PhotoFiles(name="folder", root=tmp_path, samples=tuple(samples), has_regions=True)
+    study = replace(STUDY, methods=STUDY.methods[:1], metrics=("pointing",), options={"tolerance": 15})
+    rows = run(study, boxed, tmp_path / "run").rows
+    hits = rows.filter(pa.compute.equal(rows["layer"], "relu1"))["pointing"].to_numpy()
+    preprocessing = Preprocessing(resize=16, crop=(16, 16))
+    seen = Views(boxed, preprocessing, photo_regions=True).views(range(8))
+    views = [view for view in seen if isinstance(view, View)]
+    images = preprocessing.scaled(torch.stack([view.image for view in views]))
+    maps = fastcam.eigen_cam(tiny(), images, layer="relu1", normalize=False)
+    regions = [view.photo_region for view in views if view.photo_region is not None]
+    expected = fastcam.metrics.pointing_game(maps, regions, tolerance=15)
+    assert hits.tolist() == expected.tolist()
+    # On the network's 16 x 16 pixels they would all be hits.
+    assert 0 < expected.sum() < 8
+
+
 def test_a_batch_without_any_photo_has_no_rows(photos: Path, tmp_path: Path) -> None:
     copy = tmp_path / "photos"
     shutil.copytree(photos, copy)
@@ -440,8 +532,6 @@ def test_memory_stays_flat(photos: Path, tmp_path: Path) -> None:
 
         def __call__(self, *_: object) -> None:
             size.append(int(Path("/proc/self/statm").read_text().split()[1]) * pages)
-
-    from fastcam.evaluation.store import Store
 
     log, watch = Store.log, Watch()
     with pytest.MonkeyPatch.context() as patch:

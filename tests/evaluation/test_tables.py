@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastcam.evaluation.exports import csv_text, escape_latex, latex_text
-from fastcam.evaluation.layout import layout
+from fastcam.evaluation.layout import Group, groups_by_key, layout
 from fastcam.evaluation.published import parse_figure
 from fastcam.evaluation.tables import adcc_of, mean_curves, results
 
@@ -192,6 +192,32 @@ def test_a_published_row_of_a_layer_stands_at_that_layer_alone():
     (table,) = layout(found)
     assert [group.layer for group in table.groups] == ["layer2", "layer4"]
     assert [head.printed for head in table.heads] == [False, False, True, False]
+
+
+def test_a_methods_own_layer_comes_behind_those_of_the_study():
+    study = make_study(models=[{"name": "resnet50", "layers": ["layer2", "layer4"]}], methods=["fake_cam", "grad_cam"])
+    rows = make_rows(study).to_pylist()
+    kept = [row for row in rows if (row["method"], row["layer"]) != ("fake_cam", "layer4")]
+    own = [{**row, "layer": "input" if row["method"] == "fake_cam" else row["layer"]} for row in kept]
+    found = results(pa.Table.from_pylist(own), study, METRICS, resamples=1)
+    layers = ["layer2", "layer4", "input"]
+    assert [line.layer for line in found.lines] == layers
+    (table,) = layout(found)
+    assert [group.layer for group in table.groups] == layers
+    assert groups_by_key(found) == {
+        ("resnet50", layer, "fake_cam" if layer == "input" else "grad_cam"): Group("resnet50", layer)
+        for layer in layers
+    }
+
+
+def test_methods_at_their_own_layers_stand_side_by_side():
+    study = make_study(models=["resnet50"], methods=["fake_cam", "grad_cam"])
+    rows = [
+        {**row, "layer": "input" if row["method"] == "fake_cam" else "last"} for row in make_rows(study).to_pylist()
+    ]
+    groups = groups_by_key(results(pa.Table.from_pylist(rows), study, METRICS, resamples=1))
+    assert set(groups.values()) == {Group("resnet50", "")}
+    assert set(groups) == {("resnet50", "input", "fake_cam"), ("resnet50", "last", "grad_cam")}
 
 
 def test_tables_are_wide_or_one_per_model():

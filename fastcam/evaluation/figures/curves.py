@@ -84,7 +84,8 @@ def _plot(judged: Mapping[str, Judged], name: str, span: int) -> Plot:
             title = f"{label} {of_map.areas[name]:.3f}"
             axes.plot(of_map.shares, of_map.curves[name], label=title, linewidth=1.2)
         axes.set_xlim(0, 1)
-        axes.set_ylim(bottom=0)
+        # With room above curves that stay near their highest value.
+        axes.set_ylim(0, 1.06 * max(float(of_map.curves[name].max()) for of_map in judged.values()))
         axes.set_xlabel("share of pixels", fontsize=7, labelpad=1)
         axes.set_ylabel("probability", fontsize=7, labelpad=2)
         axes.legend(fontsize=6.5, frameon=False, loc="best")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fastcam.evaluation.layout import Group
 from fastcam.evaluation.tables import Key
 from fastcam.metrics.metric import Column
 
@@ -34,7 +35,7 @@ class Tick:
 
 @dataclass(frozen=True, kw_only=True)
 class Plot:
-    """A drawing of mean curves: one metric, one model, one layer."""
+    """A drawing of mean curves: one metric of what stands side by side."""
 
     title: str
     place: str
@@ -49,15 +50,19 @@ class Plot:
 
 
 def plots(
-    curves: Mapping[str, Mapping[Key, NDArray[np.float64]]], columns: Sequence[Column], methods: Sequence[str]
+    curves: Mapping[str, Mapping[Key, NDArray[np.float64]]],
+    columns: Sequence[Column],
+    methods: Sequence[str],
+    groups: Mapping[Key, Group],
 ) -> list[Plot]:
-    """A plot per curve column, model and layer; `curves` by column, `methods` in the order of their colours."""
+    """A plot per group and curve column; `curves` by column, `methods` in the order of their colours."""
     found = []
-    for column in columns:
-        of_column = curves.get(column.name, {})
-        for model, layer in dict.fromkeys((model, layer) for model, layer, _ in of_column):
-            own = {key[2]: curve for key, curve in of_column.items() if key[:2] == (model, layer)}
-            found.append(_plot(column.title, f"{model}, {layer}", own, methods))
+    for group in dict.fromkeys(groups.values()):
+        for column in columns:
+            of_column = curves.get(column.name, {})
+            own = {key[2]: curve for key, curve in of_column.items() if groups[key] == group}
+            if own:
+                found.append(_plot(column.title, group.title, own, methods))
     return found
 
 

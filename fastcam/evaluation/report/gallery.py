@@ -3,8 +3,7 @@
 import base64
 import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,17 +13,16 @@ from PIL import Image
 
 from fastcam.attribution import METHODS
 from fastcam.class_names import class_title
-from fastcam.datasets.opening import open_dataset
 from fastcam.datasets.sample import DataSet
 from fastcam.evaluation.checks import wrapped_name
 from fastcam.evaluation.explaining import explain_all, seed_of
-from fastcam.evaluation.layout import BASELINES, Shown
+from fastcam.evaluation.layout import BASELINES, Group, Shown, groups_by_key, shown_columns
 from fastcam.evaluation.memory import Portions
+from fastcam.evaluation.opening import Place, open_data, open_model
 from fastcam.evaluation.store import Run
 from fastcam.evaluation.study import ModelSpec, Study
+from fastcam.evaluation.tables import Key, Results
 from fastcam.evaluation.worker import Filled, Worker, fill
-from fastcam.models.loading import imagenet_class_names, load_model
-from fastcam.models.preprocessing import parse_size
 from fastcam.plots import overlay
 
 if TYPE_CHECKING:
@@ -42,10 +40,11 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Value:
-    """One metric of one map, as printed; better: "best" or "worst" where the metric chose the sample."""
+    """One metric of one map, as printed."""
 
     title: str
     text: str
+    better: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +59,7 @@ class MapPicture:
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """A sample: the photo as the network sees it, why it is here, and its maps, layer by layer.
+    """A sample: the photo as the network sees it, why it is here, and its maps; what stands side by side is a strip.
 
     outlined: the photo shows where the class is.
     """
@@ -72,7 +71,17 @@ class Card:
     probability: str
     photo: str
     outlined: bool
-    maps: tuple[tuple[str, tuple[MapPicture, ...]], ...]
+    strips: tuple[tuple[MapPicture, ...], ...]
+
+    @property
+    def maps(self) -> tuple[MapPicture, ...]:
+        """All of them."""
+        return tuple(picture for strip in self.strips for picture in strip)
+
+    @property
+    def layered(self) -> bool:
+        """Whether they are of several layers."""
+        return len({picture.layer for picture in self.maps}) > 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,9 +95,9 @@ class Gallery:
 
 def galleries(
     run: Run,
-    columns: Sequence[Shown],
+    results: Results,
     *,
-    data: Path | None,
+    place: Place,
     most: int,
     device: torch.device,
     before: Callable[[str], None],
@@ -99,8 +108,8 @@ def galleries(
     explained again. What hinders that (photos, weights or packages that are not at hand) is said in `problem`.
 
     Args:
-        run, columns: what was measured, and how it is printed.
-        data: the data set's folder; None: where it lay during the run.
+        run, results: what was measured.
+        place: where the data set lies.
         most: samples per model; 0 makes no gallery.
         device: where maps are made.
         before: told what is being done.
@@ -108,42 +117,38 @@ def galleries(
     if most == 0:
         return []
     try:
-        names = imagenet_class_names()
-        dataset = open_dataset(run.study.dataset, data or Path(str(run.data["root"])), class_names=names)
+        dataset = open_data(run.study, place)
     except (ValueError, OSError, ModuleNotFoundError) as error:
         return [Gallery(model="", problem=f"There is no gallery, since the photos are not at hand: {error}")]
-    return [_gallery(run, spec, columns, dataset, most, device, before) for spec in run.study.models]
+    return [_gallery(run, spec, results, dataset, most, device, before) for spec in run.study.models]
 
 
 def _gallery(
     run: Run,
     spec: ModelSpec,
-    columns: Sequence[Shown],
+    results: Results,
     dataset: DataSet,
     most: int,
     device: torch.device,
     before: Callable[[str], None],
 ) -> Gallery:
-    rows = run.rows.filter(_equals(run.rows, "model", spec.name))
-    chosen = choose_samples(rows, run.study, columns, most)
+    rows = _where(run.rows, "model", [spec.name])
+    chosen = choose_samples(rows, run.study, shown_columns(results), most)
     before(spec.name)
     try:
-        found = _cards(rows, run.study, spec, columns, dataset, chosen, device)
+        return _cards(rows, run.study, spec, results, dataset, chosen, device)
     except (ValueError, OSError, ModuleNotFoundError, RuntimeError) as error:
         return Gallery(model=spec.name, problem=f"There is no gallery of {spec.name}: {error}")
-    return found
 
 
 def choose_samples(rows: "pa.Table", study: Study, columns: Sequence[Shown], most: int) -> dict[int, tuple[str, ...]]:
-    """Positions in the data set, with the reasons why each was chosen: "best Insertion", "worst ADCC".
+    """Positions in the data set, with the reasons why each was chosen: "best insertion, 0.938", "worst ADCC, 0.1".
 
     Of a model's rows: by each metric, the sample with the best and that with the worst mean over methods and layers,
     baselines aside; of equals the first. At most `most`, by the metrics' order.
     """
-    baselines = {spec.label for spec in study.methods if spec.name in BASELINES}
-    if len(baselines) == len(study.methods):
-        baselines = set()
-    kept = rows.filter(~np.isin(np.asarray(rows.column("method").to_pylist()), list(baselines)))
+    labels = [spec.label for spec in study.methods if spec.name not in BASELINES]
+    kept = _where(rows, "method", labels) if labels else rows
     positions = kept.column("index").to_numpy().astype(np.int64)
     samples, place = np.unique(positions, return_inverse=True)
     reasons: dict[int, tuple[str, ...]] = {}
@@ -164,7 +169,8 @@ def choose_samples(rows: "pa.Table", study: Study, columns: Sequence[Shown], mos
         for word, at in (("worst", extremes[worst]), ("best", extremes[best])):
             sample = int(samples[at])
             if sample in reasons or len(reasons) < most:
-                text = f"{word} {column.title}, {shown.text(float(means[at]))} on average"
+                unit = f" {shown.unit}" if shown.unit else ""
+                text = f"{word} {_inside(column.title)}, {shown.text(float(means[at]))}{unit}"
                 reasons[sample] = (*reasons.get(sample, ()), text)
     return reasons
 
@@ -173,7 +179,7 @@ def _cards(
     rows: "pa.Table",
     study: Study,
     spec: ModelSpec,
-    columns: Sequence[Shown],
+    results: Results,
     dataset: DataSet,
     chosen: Mapping[int, tuple[str, ...]],
     device: torch.device,
@@ -186,7 +192,16 @@ def _cards(
                 f"sample {position} of the data set is {there!r} and was {record.name!r} in the run; name the run's "
                 "photos with --data DIR"
             )
-    worker = _worker(study, spec, dataset, device)
+    worker = Worker(
+        study=study,
+        spec=spec,
+        model=open_model(spec, device),
+        dataset=dataset,
+        portions=Portions(study.batch, lambda _, __: None),
+        device=device,
+        workers=0,
+    )
+    columns, groups = shown_columns(results), groups_by_key(results)
     positions = list(records)
     batches = [positions[start : start + study.batch] for start in range(0, len(positions), study.batch)]
     cards, strangers = [], 0
@@ -201,7 +216,7 @@ def _cards(
         for position, image, region, maps, probability in (one for several in explained for one in several):
             record = records[position]
             strangers += abs(probability - record.probability) > _SAME
-            cards.append(_card(record, chosen[position], image, region, maps, columns, worker))
+            cards.append(_card(record, chosen[position], image, region, maps, columns, groups, worker))
     problem = ""
     if strangers:
         problem = (
@@ -227,7 +242,7 @@ _One = tuple[int, Pixels, NDArray[np.bool_] | None, Mapping[tuple[str, str], NDA
 
 
 def _records(rows: "pa.Table", chosen: Mapping[int, object]) -> dict[int, _Record]:
-    kept = rows.filter(np.isin(rows.column("index").to_numpy(), list(chosen)))
+    kept = _where(rows, "index", list(chosen))
     of_sample: dict[int, list[Mapping[str, object]]] = {position: [] for position in chosen}
     for row in kept.drop_columns([n for n in kept.column_names if n.endswith("_curve")]).to_pylist():
         of_sample[row["index"]].append(row)
@@ -247,26 +262,6 @@ def _records(rows: "pa.Table", chosen: Mapping[int, object]) -> dict[int, _Recor
             },
         )
     return found
-
-
-def _worker(study: Study, spec: ModelSpec, dataset: DataSet, device: torch.device) -> Worker:
-    loaded = load_model(spec.name, weights=spec.weights)
-    crop = "none" if spec.crop == "none" else None if spec.crop is None else parse_size(spec.crop)
-    resize = None if spec.resize is None else parse_size(spec.resize)
-    model = replace(
-        loaded,
-        model=loaded.model.to(device),
-        preprocessing=loaded.preprocessing.changed(resize=resize, crop=crop),
-    )
-    return Worker(
-        study=study,
-        spec=spec,
-        model=model,
-        dataset=dataset,
-        portions=Portions(study.batch, lambda _, __: None),
-        device=device,
-        workers=0,
-    )
 
 
 def _explained(worker: Worker, filled: Filled, records: Mapping[int, _Record]) -> list[_One]:
@@ -297,20 +292,21 @@ def _card(
     region: NDArray[np.bool_] | None,
     maps: Mapping[tuple[str, str], NDArray[np.float32]],
     columns: Sequence[Shown],
+    groups: Mapping[Key, Group],
     worker: Worker,
 ) -> Card:
     names = worker.model.class_names
     signed = {spec.label: METHODS[wrapped_name(spec)].signed for spec in worker.study.methods}
-    by_layer: dict[str, list[MapPicture]] = {}
+    strips: dict[Group, list[MapPicture]] = {}
     for (label, layer), values in maps.items():
         measured = record.values.get((label, layer), {})
-        by_layer.setdefault(layer, []).append(
+        strips.setdefault(groups[worker.spec.name, layer, label], []).append(
             MapPicture(
                 method=label,
                 layer=layer,
                 picture=data_uri(overlay(image, values, signed=signed[label])),
                 values=tuple(
-                    Value(shown.title, shown.text(measured[shown.column.name]))
+                    Value(shown.title, shown.text(measured[shown.column.name]), shown.column.better)
                     for shown in columns
                     if shown.column.name in measured
                 ),
@@ -324,7 +320,7 @@ def _card(
         probability=f"{record.probability:.3f}",
         photo=data_uri(image if region is None else outlined(image, region)),
         outlined=region is not None and bool(region.any()),
-        maps=tuple((layer, tuple(pictures)) for layer, pictures in by_layer.items()),
+        strips=tuple(tuple(pictures) for pictures in strips.values()),
     )
 
 
@@ -354,5 +350,14 @@ def data_uri(pixels: Pixels) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
 
 
-def _equals(rows: "pa.Table", column: str, value: str) -> NDArray[np.bool_]:
-    return np.array([found == value for found in rows.column(column).to_pylist()], dtype=np.bool_)
+def _inside(title: str) -> str:
+    """A title inside a sentence: small at the beginning, but for "ADCC" and "IoU"."""
+    return title[0].lower() + title[1:] if title.split()[0][1:].islower() else title
+
+
+def _where(rows: "pa.Table", column: str, values: Sequence[object]) -> "pa.Table":
+    """The rows in which the column is one of the values."""
+    from pyarrow import array, compute
+
+    found = rows.column(column)
+    return rows.filter(compute.is_in(found, value_set=array(values, type=found.type)))

@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -10,15 +10,24 @@ from typing import Any
 
 import torch
 
-from fastcam.evaluation.checks import metric_options
+from fastcam.evaluation.checks import BASELINE
 from fastcam.evaluation.exports import csv_text, latex_text
-from fastcam.evaluation.layout import BASELINES, Table, layout, shown_columns
+from fastcam.evaluation.layout import BASELINES, Table, groups_by_key, layout
+from fastcam.evaluation.opening import place_noted
 from fastcam.evaluation.report.curves import Plot, plots
 from fastcam.evaluation.report.gallery import Gallery, galleries
 from fastcam.evaluation.report.scatter import scatter
 from fastcam.evaluation.store import Bad, Run, read_run
 from fastcam.evaluation.study import Study
-from fastcam.evaluation.tables import Results, mean_curves, printed_seconds, results, study_columns
+from fastcam.evaluation.tables import (
+    LEVEL,
+    RESAMPLES,
+    Results,
+    mean_curves,
+    printed_seconds,
+    results,
+    study_columns,
+)
 from fastcam.files import atomic_write
 from fastcam.metrics.registry import METRICS
 
@@ -57,6 +66,7 @@ class Section:
     path: str
     summary: str
     warnings: tuple[str, ...]
+    baselines: str
     tables: tuple[Table, ...]
     notes: tuple[str, ...]
     plots: tuple[Plot, ...]
@@ -75,6 +85,8 @@ def write_report(
     output: Path,
     *,
     data: Path | None = None,
+    annotations: Path | None = None,
+    classes: Path | None = None,
     gallery: int = 12,
     device: torch.device | str = "cpu",
     before: Callable[[str], None] = lambda _: None,
@@ -87,7 +99,8 @@ def write_report(
     Args:
         runs: folders that `fastcam evaluate` wrote to, finished or not.
         output: the page.
-        data: the data set's folder, for the gallery; None: where it lay during the run.
+        data, annotations, classes: the data set's folder and what belongs to it, for the gallery; None: what the run
+            was told.
         gallery: the most samples per model in the gallery, whose maps are made anew; 0 makes none.
         device: where they are made.
         before: told what is being done.
@@ -112,11 +125,13 @@ def write_report(
         for path, text in ((output.with_name(f"{stem}.csv"), csv), (output.with_name(f"{stem}.tex"), latex)):
             _write(path, text)
             written.append(path)
-        pictures = galleries(
-            run, shown_columns(found), data=data, most=gallery, device=torch.device(device), before=before
-        )
+        place = place_noted(run.data, root=data, annotations=annotations, classes=classes)
+        pictures = galleries(run, found, place=place, most=gallery, device=torch.device(device), before=before)
         sections.append(_section(f"run{number}", run, found, tables, pictures, csv, latex))
-    _write(output, template.render(sections=sections, title=_page_title(sections)))
+    page = template.render(
+        sections=sections, title=_page_title(sections), level=f"{100 * LEVEL:g}%", resamples=f"{RESAMPLES:,}"
+    )
+    _write(output, page)
     return [output, *written]
 
 
@@ -134,9 +149,10 @@ def _section(
         path=run.path.name,
         summary=_summary(run),
         warnings=_warnings(run),
+        baselines=", ".join(label for label in labels if label in _baselines(study)),
         tables=tuple(tables),
         notes=_notes(found),
-        plots=tuple(plots(curves, [c for c in columns if c.curve], labels)),
+        plots=tuple(plots(curves, [c for c in columns if c.curve], labels, groups_by_key(found))),
         scatter=scatter(run.rows, study, found),
         galleries=tuple(pictures),
         costs=tuple(_costs(run)),
@@ -188,18 +204,31 @@ def _warnings(run: Run) -> tuple[str, ...]:
             "This run is not finished: the figures are those of the images done so far. The command it began with "
             "goes on with it."
         )
-    halved = [line for line in run.log if line.get("kind") == "out of memory"]
+    halved = _halved(run)
     if halved:
+        least = min(line["batch"] for line in halved)
         found.append(
-            f"Memory did not suffice for {run.study.batch} images at a time, and some were worked on in smaller "
-            "batches: rows then agree with those of full batches to rounding, not to the bit."
+            f"Memory did not suffice for {run.study.batch} images at a time, and some were worked on in batches of as "
+            f"few as {least}: rows then agree with those of full batches to rounding, not to the bit."
+        )
+    bad = len({each.name for each in run.bad})
+    if bad:
+        found.append(
+            f"{_plural(bad, 'photo')} could not be read and {'is' if bad == 1 else 'are'} left out of all figures; "
+            f"{'it is' if bad == 1 else 'they are'} listed under “Unreadable photos”."
         )
     return tuple(found)
 
 
+def _halved(run: Run) -> list[Mapping[str, Any]]:
+    """The lines of the log that tell of smaller batches."""
+    return [line for line in run.log if line.get("kind") == "out of memory"]
+
+
 def _notes(found: Results) -> tuple[str, ...]:
-    """Where rows were left out of a figure."""
-    notes = []
+    """How figures are made that are not plain means, and where rows were left out of one."""
+    of_classes = [column.title for column in found.columns if column.aggregate == "class mean"]
+    notes = [f"{', '.join(of_classes)}: the mean over the classes of each class’s own mean."] if of_classes else []
     for column in found.columns:
         figures = [line.figures[column.name] for line in found.lines if column.name in line.figures]
         most = max((figure.missing for figure in figures), default=0)
@@ -265,15 +294,32 @@ def _facts(run: Run) -> tuple[tuple[str, str], ...]:
         ("Models", "; ".join(_model_fact(m) for m in study.models)),
         ("Methods", "; ".join(_method_fact(m.label, m.name, m.options) for m in study.methods)),
         ("Metrics", ", ".join(study.metrics)),
-        ("Options of metrics", _options(metric_options(study))),
-        ("Masked pixels", "black" if study.space == "pixel" else "0 in normalised space, the mean colour"),
+        ("Options of metrics", _options(_metric_options(study))),
+        ("Masked pixels", _masked_pixels(study)),
         ("Precision", study.precision or "the model's own"),
-        ("Batches", f"of {study.batch}, in parts of {study.part}"),
+        ("Images at a time", f"{study.batch}, in parts of {study.part}"),
+        ("Out of memory", "; ".join(
+            f"{line['model']}: {line['batch_before']} images, then {line['batch']}" for line in _halved(run)
+        )),
         ("Speed", f"{images:,} images in {seconds:.0f} s of work by {ranks} process{'' if ranks == 1 else 'es'}, "
          f"{images / seconds:.2f} images/s" if seconds else ""),
         ("Versions", ", ".join(f"{key} {value}" for key, value in run.environment.items())),
     ]  # fmt: skip
     return tuple((name, text) for name, text in facts if text)
+
+
+def _masked_pixels(study: Study) -> str:
+    if study.space == "pixel":
+        return "black"
+    if BASELINE in study.options:
+        return f"{study.options[BASELINE]} in normalised space"
+    return "0 in normalised space, the mean colour"
+
+
+def _metric_options(study: Study) -> dict[str, Any]:
+    """The options in force but for the masked pixels, which have a line of their own."""
+    defaults = {key: value for name in study.metrics for key, value in METRICS[name].options.items()}
+    return {key: value for key, value in {**defaults, **study.options}.items() if key != BASELINE}
 
 
 def _model_fact(model: Any) -> str:
@@ -321,7 +367,13 @@ def _template() -> Any:
     environment.globals["style"] = own.joinpath("style.css").read_text(encoding="utf-8")
     environment.globals["script"] = own.joinpath("script.js").read_text(encoding="utf-8")
     environment.filters["embedded"] = _embedded
+    environment.filters["short"] = _short
     return environment.get_template("page.html.j2")
+
+
+def _short(seconds: float) -> str:
+    """Three digits that count."""
+    return f"{seconds:.0f}" if seconds >= 100 else f"{seconds:#.3g}"
 
 
 def _embedded(data: object) -> str:
