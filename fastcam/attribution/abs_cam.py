@@ -10,7 +10,7 @@ from fastcam.attribution.case import Case
 from fastcam.attribution.checks import check_batch_size
 from fastcam.attribution.masks import live_channels, span_of, times, unit_masks, upsampled_range
 from fastcam.attribution.method import Evidence, Method, Options, Weighted, Whole, the_layers
-from fastcam.attribution.scoring import ask, batch_for
+from fastcam.attribution.scoring import ask
 from fastcam.network.arguments import check_choice
 from fastcam.network.layers import Layer
 from fastcam.ops.maps import upsample
@@ -19,7 +19,7 @@ from fastcam.ops.maps import upsample
 def _abs_cam(case: Case, layers: Sequence[Layer], options: Options) -> Evidence:
     find = _READINGS[options["mask"]]
     prepared = case.network.prepare(case.images)
-    batch = batch_for(prepared.device, options["batch_size"])
+    batch = options["batch_size"] or case.network.portion(prepared.device)
     parts: list[Weighted | Whole] = []
     for layer in layers:
         g = case.gradient(layer.node)

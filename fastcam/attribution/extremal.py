@@ -9,7 +9,7 @@ from torch import Tensor
 from fastcam.attribution.case import Case
 from fastcam.attribution.checks import check_batch_size, check_number, check_whole
 from fastcam.attribution.method import Evidence, Method, Options, Whole
-from fastcam.attribution.scoring import batch_for, chunks
+from fastcam.attribution.scoring import chunks
 from fastcam.network.layers import Layer
 from fastcam.network.precision import matrix_precision
 from fastcam.ops.blur import soft_blur
@@ -124,7 +124,7 @@ def _extremal_perturbation(case: Case, _: Sequence[Layer], options: Options) -> 
     images = case.images.detach().to(torch.promote_types(case.network.precision.forward, torch.float32))
     classes = targets.flatten()
     image = torch.arange(len(targets), device=targets.device).repeat_interleave(targets.shape[1])
-    batch = batch_for(images.device, options["batch_size"])
+    batch = options["batch_size"] or case.network.portion(images.device)
     found = [
         _optimise(case, images[image[chunk]], classes[chunk], options["area"], options["steps"])
         for chunk in chunks(len(classes), batch)

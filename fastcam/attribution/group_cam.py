@@ -11,7 +11,7 @@ from fastcam.attribution.case import Case
 from fastcam.attribution.checks import check_batch_size, check_number, check_whole
 from fastcam.attribution.masks import live_channels, unit_masks
 from fastcam.attribution.method import Evidence, Method, Options, Whole, the_layers
-from fastcam.attribution.scoring import ask, batch_for, score_of
+from fastcam.attribution.scoring import ask, score_of
 from fastcam.network.layers import Layer
 from fastcam.ops.blur import gaussian_blur
 
@@ -23,7 +23,7 @@ def _group_cam(case: Case, layers: Sequence[Layer], options: Options) -> Evidenc
     wide = torch.promote_types(case.images.dtype, torch.float32)
     blurred = network.prepare(gaussian_blur(case.images.detach().to(wide), _TAPS, _SIGMA))
     prepared = network.prepare(case.images)
-    batch = batch_for(prepared.device, options["batch_size"])
+    batch = options["batch_size"] or network.portion(prepared.device)
     base = score_of(network.forward(blurred)[0]).gather(1, targets)
     parts = []
     for layer in layers:

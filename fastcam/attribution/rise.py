@@ -12,7 +12,7 @@ from fastcam.attribution.checks import check_batch_size, check_generator, check_
 from fastcam.attribution.masks import times
 from fastcam.attribution.method import Evidence, Method, Options, Whole
 from fastcam.attribution.random_numbers import uniform
-from fastcam.attribution.scoring import ask, batch_for, chunks
+from fastcam.attribution.scoring import ask, chunks
 from fastcam.network.layers import Layer
 
 
@@ -61,7 +61,7 @@ def _rise(case: Case, _: Sequence[Layer], options: Options) -> Evidence:
     size = (prepared.shape[2], prepared.shape[3])
     wide = torch.empty((), dtype=torch.promote_types(prepared.dtype, torch.float32), device=prepared.device)
     masks = draw_masks(count, options["cells"], keep, size, wide, options["generator"])
-    batch = batch_for(prepared.device, options["batch_size"])
+    batch = options["batch_size"] or case.network.portion(prepared.device)
     sums = wide.new_zeros((*targets.shape, size[0] * size[1]))
     for some in chunks(len(prepared), batch):
         images, classes = prepared[some], targets[some]

@@ -11,7 +11,7 @@ from fastcam.attribution.checks import check_batch_size, check_generator, check_
 from fastcam.attribution.masks import layer_masks, live_channels, times
 from fastcam.attribution.method import Evidence, Method, Options, Weighted
 from fastcam.attribution.random_numbers import normal
-from fastcam.attribution.scoring import ask, batch_for, score_of
+from fastcam.attribution.scoring import ask, score_of
 from fastcam.network.arguments import check_choice
 from fastcam.network.layers import Layer
 from fastcam.ops.maps import upsample
@@ -21,7 +21,7 @@ def _score_cam(case: Case, layers: Sequence[Layer], options: Options) -> Evidenc
     targets, score = case.targets, options["score"]
     prepared = case.network.prepare(case.images)
     blank = _blank(case, prepared, score)
-    batch = batch_for(prepared.device, options["batch_size"])
+    batch = options["batch_size"] or case.network.portion(prepared.device)
     parts, skipped = [], []
     for layer in layers:
         activation = case.value(layer.node)
@@ -75,7 +75,7 @@ SCORE_CAM = Method(
 def _ss_cam(case: Case, layers: Sequence[Layer], options: Options) -> Evidence:
     targets, samples = case.targets, options["samples"]
     prepared = case.network.prepare(case.images)
-    batch = batch_for(prepared.device, options["batch_size"])
+    batch = options["batch_size"] or case.network.portion(prepared.device)
     size = (prepared.shape[2], prepared.shape[3])
     parts, skipped = [], []
     for layer in layers:
@@ -125,7 +125,7 @@ def _is_cam(case: Case, layers: Sequence[Layer], options: Options) -> Evidence:
     targets, samples = case.targets, options["samples"]
     prepared = case.network.prepare(case.images)
     blank = _blank(case, prepared, "logit")
-    batch = batch_for(prepared.device, options["batch_size"])
+    batch = options["batch_size"] or case.network.portion(prepared.device)
     size = (prepared.shape[2], prepared.shape[3])
     scales = [i / samples for i in range(1, samples + 1)]
     if options["scales"] == "cumulative":

@@ -7,15 +7,6 @@ from torch import Tensor
 
 from fastcam.network.network import Network
 
-# Inputs per forward pass. On a CPU few: activations beyond 32 MB are given back to the system after every
-# use, and each new page costs as much as the arithmetic. Elsewhere enough to fill the device.
-_BATCH = {"cpu": 6, "cuda": 128}
-
-
-def batch_for(device: torch.device, asked: int | None) -> int:
-    """Inputs per forward pass: as many as asked for, or what suits the device."""
-    return asked or _BATCH.get(device.type, _BATCH["cuda"])
-
 
 def chunks(count: int, batch: int) -> Iterator[slice]:
     """Cut `count` things into portions of at most `batch`."""

@@ -12,8 +12,7 @@ from fastcam.network.arguments import DeferredChecks, check_batch_size, check_im
 from fastcam.network.cache import Output, network_for
 from fastcam.ops.blur import gaussian_blur
 
-# Images per forward pass. With fewer a device would be idle, however small the batch. On a CPU also no more: larger
-# activations are given back to the system after every use, and mapping them afresh costs a third of the time.
+# Images per forward pass; with fewer a device would be idle, however small the batch.
 _LEAST = 8
 
 
@@ -22,8 +21,9 @@ class Batch(Once):
 
     images: (N, C, H, W), preprocessed as the model expects.
     precision, output: as in `fastcam.explain`.
-    batch_size: the most images that one forward pass takes; None: 8 on a CPU, elsewhere as many as there are images
-        in the batch, at least 8, so that a sequence of perturbed images needs no more memory than the batch itself.
+    batch_size: the most images that one forward pass takes; None: what suits a CPU, at most 8; elsewhere as many as
+        there are images in the batch, at least 8, so that a sequence of perturbed images needs no more memory than the
+        batch itself.
     probabilities: (N, classes) of the images, where a caller has them already (`Explanation.probabilities`); saves a
         forward pass.
     checks: what is to be told at the end of a call; `settle` them.
@@ -45,10 +45,11 @@ class Batch(Once):
         self.checks = DeferredChecks()
         given = check_images(images, self.checks)
         check_batch_size(batch_size)
-        self.batch_size = batch_size or (_LEAST if given.device.type == "cpu" else max(len(given), _LEAST))
         with torch.inference_mode(False), torch.no_grad():
             self.network = network_for(check_model(model), given, precision=precision, output=output)
             self.given = given.contiguous(memory_format=self.network.precision.memory_format)
+            most = self.network.portion(given.device) if given.device.type == "cpu" else max(len(given), _LEAST)
+            self.batch_size = batch_size or most
             # The network's dtype and layout, so that what is made of the images needs no conversion of its own.
             self.images = self.network.prepare(self.given)
         if probabilities is not None:

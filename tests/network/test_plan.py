@@ -240,3 +240,17 @@ def test_the_bias_that_a_batch_norm_implies() -> None:
     (node,) = network.graph.layers["0"]
     expected = torch.tensor([1 - 4.0, 0.5 - 2, 3], dtype=torch.float64)
     torch.testing.assert_close(network.weights.implied_bias(node), expected)
+
+
+@pytest.mark.parametrize(
+    ("channels", "dtype", "portion"),
+    [(1, torch.float32, 8), (12, torch.float32, 5), (12, torch.float64, 2), (200, torch.float32, 1)],
+    ids=["small", "wide", "twice_the_bytes", "larger_than_memory_kept"],
+)
+def test_as_many_images_at_a_time_as_keep_the_largest_activation_within_32_mib(
+    channels: int, dtype: torch.dtype, portion: int
+) -> None:
+    model = nn.Sequential(nn.Conv2d(3, channels, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 2))
+    network = network_for(model.eval().to(dtype), torch.zeros(1, 3, 360, 360, dtype=dtype))
+    assert network.portion(torch.device("cpu")) == portion
+    assert network.portion(torch.device("cuda")) == 128

@@ -308,7 +308,7 @@ def extremal_perturbation(
         model, images, targets, common: see `fastcam.explain`.
         area: the mask's share of the image, between 0 and 1.
         steps: of the descent; each a forward and a backward pass.
-        batch_size: masks that are found side by side. None: 6 on a CPU, 128 elsewhere.
+        batch_size: masks that are found side by side. None: up to 8 on a CPU, 128 elsewhere.
     """
     return explain(
         model,
