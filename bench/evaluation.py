@@ -1,11 +1,12 @@
 """What an evaluation costs beyond the network's passes, and how long all of ImageNet would take.
 
     python -m bench.evaluation overhead decoder sample --photos DIR     # DIR: an ImageNet folder, or --dataset folder
-    python -m bench.evaluation memory hours                             # writes bench/results/evaluation.json
+    python -m bench.evaluation start memory hours                       # writes bench/results/evaluation.json
 
 Parts, each in a process of its own; a part that is run again takes the place of its figures in the file:
 
 overhead   the runner's own time: a study against the same calls on decoded images, slice by slice in turn
+start      what comes before a study: a process, the model, its capture
 decoder    photos per second that are decoded, resized and cropped, and what they are of the study's time
 memory     resident memory over thousands of images
 sample     `fastcam evaluate` with seven metrics as a user calls it; the figures of its table
@@ -44,6 +45,12 @@ def _decoder(options: argparse.Namespace) -> dict[str, Any]:
     return decoder(photos, workers=options.workers, threads=options.threads)
 
 
+def _start(options: argparse.Namespace) -> dict[str, Any]:
+    from bench.evaluation_run import start
+
+    return start(threads=options.threads)
+
+
 def _memory(options: argparse.Namespace) -> dict[str, Any]:
     from bench.evaluation_memory import memory
 
@@ -64,6 +71,7 @@ def _hours(options: argparse.Namespace) -> dict[str, Any]:
 
 PARTS: Mapping[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "overhead": _overhead,
+    "start": _start,
     "decoder": _decoder,
     "memory": _memory,
     "sample": _sample,

@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from statistics import median
 from typing import Any, TypeVar
 from unittest.mock import patch
 
@@ -78,7 +79,6 @@ def overhead(photos: PhotoFiles, *, size: int, workers: int, threads: int) -> di
     went, by clocks around its parts: "work" are the methods and metrics themselves.
     """
     torch.set_num_threads(threads)
-    start = _start()
     seconds: dict[str, list[float]] = {"runner": [], "bare": []}
     accounted: dict[str, float] = {}
     for turn, begin in enumerate(range(0, len(photos.samples), size)):
@@ -116,7 +116,6 @@ def overhead(photos: PhotoFiles, *, size: int, workers: int, threads: int) -> di
         "share": share_beyond(total["runner"], total["bare"]),
         "accounted": {**accounted, "other": total["runner"] - sum(accounted.values())},
         "accounted_share": share_beyond(total["runner"], accounted["work"]),
-        "start": start,
     }
 
 
@@ -200,15 +199,30 @@ def timed(run: Callable[[], T]) -> tuple[float, T]:
     return time.perf_counter() - began, value
 
 
-def _start() -> dict[str, float]:
-    """What comes before a study: a process with the command's imports, the model, its capture."""
+# -- before a study
+
+
+def start(*, threads: int) -> dict[str, Any]:
+    """What comes before a study: a process with the command's imports, the model, its capture; medians of five."""
+    torch.set_num_threads(threads)
     command = [sys.executable, "-c", "import fastcam.cli"]
-    imported, _ = timed(lambda: subprocess.run(command, check=True, cwd=ROOT))
-    loaded, model = timed(embedded)
-    # The first call captures; the second tells what of it were the passes.
-    images = torch.zeros(STUDY.batch, 3, 224, 224)
-    first, second = (timed(lambda: bare(model, [images]))[0] for _ in range(2))
-    return {"process_and_imports_s": imported, "model_s": loaded, "capture_s": first - second}
+    image = torch.zeros(1, 3, 224, 224)
+
+    def capture() -> float:
+        model = load_model(MODEL).model
+        # The first call captures; the second tells what of it was the pass.
+        first, second = (timed(lambda: fastcam.grad_cam(model, image))[0] for _ in range(2))
+        return first - second
+
+    return {
+        "model": MODEL,
+        "threads": threads,
+        "process_and_imports_s": median(
+            timed(lambda: subprocess.run(command, check=True, cwd=ROOT))[0] for _ in range(5)
+        ),
+        "model_s": median(timed(lambda: load_model(MODEL))[0] for _ in range(5)),
+        "capture_s": median(capture() for _ in range(5)),
+    }
 
 
 # -- decoding

@@ -72,7 +72,14 @@ def mosaics_table(results: dict[str, Any]) -> str:
 
 def evaluation_tables(results: dict[str, Any]) -> str:
     """The parts of `bench.evaluation` that the file holds."""
-    drawn = {"sample": _sample, "overhead": _overhead, "decoder": _decoder, "memory": _resident, "hours": _hours}
+    drawn = {
+        "sample": _sample,
+        "overhead": _overhead,
+        "start": _start,
+        "decoder": _decoder,
+        "memory": _resident,
+        "hours": _hours,
+    }
     return "\n".join(line for part, draw in drawn.items() if part in results for line in draw(results)) + "\n"
 
 
@@ -110,7 +117,6 @@ def _with_interval(figure: list[float] | None) -> str:
 
 def _overhead(results: dict[str, Any]) -> list[str]:
     found = results["overhead"]
-    start = found["start"]
     spent = {name: seconds for name, seconds in found["accounted"].items() if name != "work"}
     total = sum(found["accounted"].values())
     shares = ", ".join(f"{name} {100 * seconds / total:.1f} %" for name, seconds in spent.items())
@@ -118,11 +124,18 @@ def _overhead(results: dict[str, Any]) -> list[str]:
         f"The runner's own time, {found['photos']} photos, {len(found['methods'])} methods of one pass, "
         f"{len(found['metrics'])} metrics ({found['model']}, {found['threads']} threads): "
         f"{100 * found['share']:.1f} % of the time, against the same calls on decoded images in turn; by clocks inside "
-        f"it {100 * found['accounted_share']:.1f} % ({shares}). Before it come a process with its imports, "
-        f"{start['process_and_imports_s']:.1f} s, the model, {start['model_s']:.1f} s, and its capture, "
-        f"{start['capture_s']:.1f} s.",
+        f"it {100 * found['accounted_share']:.1f} % ({shares}).",
         "",
     ]
+
+
+def _start(results: dict[str, Any]) -> list[str]:
+    found = results["start"]
+    text = (
+        f"Before a study come a process with its imports, {found['process_and_imports_s']:.1f} s, the model, "
+        f"{found['model_s']:.1f} s, and its capture, {found['capture_s']:.1f} s ({found['model']})."
+    )
+    return [text, ""]
 
 
 def _decoder(results: dict[str, Any]) -> list[str]:

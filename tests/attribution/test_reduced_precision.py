@@ -60,5 +60,5 @@ def test_maps_correlate_with_float32(
 
 
 def test_score_cam_in_bfloat16(embedded: LoadedModel, photos: Tensor) -> None:
-    # Two of the four, for time; bench/test_cpu.py takes them all.
-    assert agreement(embedded.model, photos[::2], "score_cam", LAST, "bfloat16") >= 0.99
+    # One of the four, for time; bench/test_cpu.py takes them all.
+    assert agreement(embedded.model, photos[:1], "score_cam", LAST, "bfloat16") >= 0.99
