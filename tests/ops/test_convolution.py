@@ -98,8 +98,11 @@ def test_only_float32_is_kept(dtype: torch.dtype) -> None:
     assert not is_kept(keep(torch.ones(1, 1, 1, 1, dtype=dtype)))
 
 
-def test_blocks_are_made_once_for_each_size_and_die_with_their_weight(monkeypatch: pytest.MonkeyPatch) -> None:
-    weight = keep(torch.randn(16, 8, 3, 3))
+@pytest.mark.parametrize("direction", ["forward", "transposed"])
+def test_blocks_are_made_once_for_each_size_and_die_with_their_weight(
+    direction: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weight = keep(torch.randn(8, 8, 3, 3))
     made: list[torch.Size] = []
 
     def count(w: Tensor, direction: str, key: tuple, make: Callable[[], Tensor]) -> Tensor:
@@ -109,22 +112,26 @@ def test_blocks_are_made_once_for_each_size_and_die_with_their_weight(monkeypatc
 
         return once(w, direction, key, counted)
 
-    once = packing._once
+    once, geometry = packing._once, ([1, 1], [1, 1], [1, 1])
     monkeypatch.setattr(packing, "_once", count)
     sizes = [torch.Size((1, 8, side, side)) for side in range(4, 4 + MOST_SIZES + 1)]
 
     def run(weight: Tensor, sizes: list[torch.Size]) -> None:
         for size in sizes:
             x = torch.randn(size)
-            y = convolution(x, weight, None, None, [1, 1], [1, 1], [1, 1], 1, "none")
-            torch.testing.assert_close(y, F.conv2d(x, weight, None, 1, 1), rtol=1e-5, atol=1e-5)
+            if direction == "forward":
+                y, expected = convolution(x, weight, None, None, *geometry, 1, "none"), F.conv2d(x, weight, None, 1, 1)
+            else:
+                y = transposed_convolution(x, weight, *geometry[:2], [0, 0], [1, 1], 1)
+                expected = F.conv_transpose2d(x, weight, None, 1, 1)
+            torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-5)
 
     run(weight, [*sizes[:MOST_SIZES], *sizes[:MOST_SIZES]])
     assert made == sizes[:MOST_SIZES]
     # One size more takes the oldest one's place.
     run(weight, [sizes[-1], sizes[1], sizes[0]])
     assert made == [*sizes, sizes[0]]
-    assert len(packing._kept[weight]["forward"]) == MOST_SIZES
+    assert len(packing._kept[weight][direction]) == MOST_SIZES
     left = len(packing._kept)
     del weight
     gc.collect()
