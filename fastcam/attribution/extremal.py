@@ -9,8 +9,8 @@ from torch import Tensor
 from fastcam.attribution.case import Case
 from fastcam.attribution.checks import check_batch_size, check_number, check_whole
 from fastcam.attribution.method import Evidence, Method, Options, Whole
-from fastcam.attribution.scoring import chunks
 from fastcam.network.layers import Layer
+from fastcam.network.portions import chunks
 from fastcam.network.precision import matrix_precision
 from fastcam.ops.blur import soft_blur
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from fastcam.attribution.scoring import chunks
+from fastcam.network.portions import chunks
 from fastcam.ops.maps import flat_tolerance, upsample
 
 

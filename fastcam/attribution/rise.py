@@ -12,8 +12,9 @@ from fastcam.attribution.checks import check_batch_size, check_generator, check_
 from fastcam.attribution.masks import times
 from fastcam.attribution.method import Evidence, Method, Options, Whole
 from fastcam.attribution.random_numbers import uniform
-from fastcam.attribution.scoring import ask, chunks
+from fastcam.attribution.scoring import ask
 from fastcam.network.layers import Layer
+from fastcam.network.portions import chunks
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,16 +1,12 @@
 """What the score methods share: the network's answers to many inputs, of which few are in memory at a time."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from fastcam.network.network import Network
-
-
-def chunks(count: int, batch: int) -> Iterator[slice]:
-    """Cut `count` things into portions of at most `batch`."""
-    return (slice(start, min(start + batch, count)) for start in range(0, count, batch))
+from fastcam.network.portions import chunks
 
 
 def score_of(logits: Tensor, score: str = "probability") -> Tensor:

@@ -10,6 +10,7 @@ from fastcam.metrics.given import check_float
 from fastcam.metrics.once import Once
 from fastcam.network.arguments import DeferredChecks, check_batch_size, check_images, check_model
 from fastcam.network.cache import Output, network_for
+from fastcam.network.portions import chunks
 from fastcam.ops.blur import gaussian_blur
 
 # Images per forward pass; with fewer a device would be idle, however small the batch.
@@ -104,7 +105,7 @@ class Batch(Once):
 
     def portions(self, count: int) -> Iterator[slice]:
         """Cut `count` images into portions of at most `batch_size`."""
-        return (slice(start, min(start + self.batch_size, count)) for start in range(0, count, self.batch_size))
+        return chunks(count, self.batch_size)
 
     def check(self, probabilities: Tensor, what: str) -> Tensor:
         """Return probabilities; that they are numbers is checked later."""

@@ -3,8 +3,9 @@
 from torch import Tensor
 
 from fastcam.network.plan import Values, evaluate
-from fastcam.propagation.products import adjoint, inverse, kept_output, layer_unit, product, relevance_of, weight, wide
+from fastcam.propagation.products import adjoint, inverse, kept_output, layer_unit, relevance_of, weight, wide
 from fastcam.propagation.rule import Call, Pullback, Rule, Signal, always_r, layer_input
+from fastcam.propagation.transposed import product
 
 
 def absolute(call: Call, values: Values) -> tuple[Tensor, Pullback]:

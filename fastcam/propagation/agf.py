@@ -42,7 +42,6 @@ from fastcam.propagation.products import (
     keep_total,
     kept_output,
     layer_unit,
-    product,
     relevance_of,
     weight,
     wide,
@@ -50,6 +49,7 @@ from fastcam.propagation.products import (
 from fastcam.propagation.propagate import Route
 from fastcam.propagation.rule import Call, Pullback, Rule, Signal, always_r, layer_input
 from fastcam.propagation.sums import BY_MAGNITUDE, WithSums
+from fastcam.propagation.transposed import product
 
 
 def score(logits: Tensor, targets: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torch.nn import grad
 
 from fastcam.network.units import Unit
@@ -41,11 +40,6 @@ def weight(call: Call) -> Tensor:
     """A layer's own weight W."""
     positive, negative = signed_weights(call)
     return positive + negative
-
-
-def product(unit: Unit, x: Tensor, w: Tensor) -> Tensor:
-    """conv(x, W) or x W^T, without bias: (N, C, H, W) -> (N, K, h, w)."""
-    return F.linear(x, w) if unit.geometry is None else F.conv2d(x, w, None, *unit.geometry.arguments)
 
 
 def adjoint(unit: Unit, signal: Tensor, w: Tensor, like: Tensor) -> Tensor:

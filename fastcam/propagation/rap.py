@@ -31,13 +31,13 @@ from fastcam.propagation.products import (
     keep_total,
     kept_output,
     layer_unit,
-    product,
     relevance_of,
     signed_weights,
     wide,
 )
 from fastcam.propagation.rule import Call, Pullback, Rule, Signal, always_r, layer_input
 from fastcam.propagation.sums import BY_MAGNITUDE, WithSums
+from fastcam.propagation.transposed import product
 
 
 def relative(call: Call, values: Values) -> tuple[Tensor, Pullback]:
