@@ -11,7 +11,7 @@ from torch import fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
-from fastcam.network.shadow import MODULE_OUTPUT
+from fastcam.network.traced import BATCH_NORM, MODULE_OUTPUT
 
 aten = torch.ops.aten
 
@@ -244,6 +244,9 @@ class _Builder:
         copied.target = _LAYOUT_FREE.get(cast("Any", copied.target), copied.target)
         if target is aten.conv2d.padding:
             self._make_padding_explicit(copied)
+        elif target is BATCH_NORM:
+            *tensors, eps = copied.args
+            copied.target, copied.args = aten.batch_norm.default, (*tensors, False, 0.0, eps, False)
         self.root[node], self.value[node] = node, copied
         parts = target is operator.getitem  # of a chunk or split: views too
         if parts or (schema is not None and any(argument.alias_info is not None for argument in schema.arguments)):

@@ -1,26 +1,15 @@
 """A shadow of the user's model: the same parameters and code, none of its state that could be disturbed."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
+from fastcam.network.traced import batch_norm, has_fixed_statistics, mark_output
+
 _HOOK_TABLES = ("_forward_hooks", "_backward_hooks", "_backward_pre_hooks")
-
-
-@torch.library.custom_op("fastcam::module_output", mutates_args=())
-def _module_output(x: torch.Tensor, name: str) -> torch.Tensor:
-    """Mark x, in a captured graph, as what module `name` returned."""
-    return x.clone()
-
-
-@_module_output.register_fake
-def _(x: torch.Tensor, name: str) -> torch.Tensor:
-    return torch.empty_like(x)
-
-
-MODULE_OUTPUT = torch.ops.fastcam.module_output.default
 
 
 class Shadow(nn.Module):
@@ -71,13 +60,16 @@ def _copy(module: nn.Module, name: str, done: dict[int, nn.Module], running: lis
         for key, child in module._modules.items()
     }
     shadow.__dict__ = state
+    if has_fixed_statistics(shadow):
+        state.setdefault("forward", partial(batch_norm, shadow))
 
     def enter(module: nn.Module, _: Any) -> None:
         running.append((name, type(module).__name__))
 
-    def leave(_: nn.Module, __: Any, output: Any) -> Any:
+    def leave(_: nn.Module, __: Any, output: Any) -> None:
         running.pop()
-        return _module_output(output, name) if isinstance(output, torch.Tensor) else output
+        if isinstance(output, torch.Tensor):
+            mark_output(output, name)
 
     shadow.register_forward_pre_hook(enter)
     shadow.register_forward_hook(leave)
