@@ -21,8 +21,12 @@ TARGETS = pytest.mark.parametrize("target", aot.TARGETS)
 
 
 @cache
+def all_compiled(target: str) -> dict[str, Compiled]:
+    return aot.compile_launches(SHIPPED, target)
+
+
 def compiled(name: str, target: str) -> Compiled:
-    return aot.compile_launch(SHIPPED[name], target)
+    return all_compiled(target)[name]
 
 
 def weights(launch: Launch) -> dict[str, Tensor]:
@@ -116,8 +120,8 @@ def test_lengths_of_one_compile() -> None:
     parts = relevance_linear_backward.LinearBackwardConfig(vector=True, rows=1, inputs=16, outputs=16, parts=2)
     wide = torch.empty((1, 16), device="meta")
     launches += relevance_linear_backward.plan(wide, wide, None, wide.expand(16, 16), None, config=parts)[0]
-    for launch in launches:
-        assert aot.compile_launch(launch, "sm_90").spills == 0
+    codes = aot.compile_launches({str(i): launch for i, launch in enumerate(launches)}, "sm_90")
+    assert [code.spills for code in codes.values()] == [0] * len(launches)
 
 
 @pytest.mark.parametrize("module", [relevance_linear, relevance_linear_backward], ids=["forward", "backward"])
