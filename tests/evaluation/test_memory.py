@@ -1,13 +1,22 @@
+import gc
+from collections.abc import Iterator
+
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fastcam.evaluation.memory import Portions, is_out_of_memory
 
 
-# Each halving collects garbage, of a whole session's objects here.
-@settings(max_examples=10, deadline=None)
+@pytest.fixture(autouse=True, scope="module")
+def no_garbage() -> Iterator[None]:
+    """Each halving collects it, among a whole session's objects here: a quarter of a second."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gc, "collect", lambda: 0)
+        yield
+
+
 @given(count=st.integers(0, 40), size=st.integers(1, 16), fits=st.integers(1, 16))
 def test_every_image_is_worked_on_once_in_portions_that_fit(count: int, size: int, fits: int) -> None:
     halvings: list[tuple[int, int]] = []
