@@ -65,7 +65,7 @@ def test_contrastive_seed(logits: list[float], target: int, seed: list[float]) -
 
 @pytest.mark.parametrize("name", ZOO)
 def test_dense_equals_convolutions(name: str) -> None:
-    model, images = ZOO[name].model(), ZOO[name].images()
+    model, images = ZOO[name].shared(), ZOO[name].images()
     targets = choose_targets(model(images))
     dense, convolutions = (propagate(model, images, targets, dense=dense) for dense in (True, False))
     torch.testing.assert_close(dense.logits, model(images))
@@ -81,7 +81,7 @@ def test_dense_equals_convolutions(name: str) -> None:
 def test_the_seed_does_not_cancel_away(name: str) -> None:
     # The contrastive seed sums to zero, and where every class leads to the same units little of it is left: below
     # 1e-3 of the seed float32 could no longer resolve the weights to 1e-4, whoever computes them.
-    model, images = ZOO[name].model(), ZOO[name].images()
+    model, images = ZOO[name].shared(), ZOO[name].images()
     targets = choose_targets(model(images))
     found = propagate(model, images, targets)
     seed = clrp_seed(found.logits, targets).abs().amax(2).T
@@ -104,7 +104,7 @@ def test_one_hot_relevance_is_conserved_without_biases() -> None:
 
 def test_exhibits_have_what_they_show() -> None:
     def activations(name: str) -> dict[str, Tensor]:
-        model, images = ZOO[name].model(), ZOO[name].images()
+        model, images = ZOO[name].shared(), ZOO[name].images()
         found = propagate(model, images, choose_targets(model(images)))
         return {layer: found[layer].activation for layer in found.feature_maps()}
 
@@ -122,9 +122,9 @@ def test_exhibits_have_what_they_show() -> None:
     for layer in ("features.1", "features.2", "features.3"):
         assert (bottleneck[layer] < 0).any()
         assert (bottleneck[layer] > 0).any()
-    gammas = [m.weight for m in ZOO["linear_bottleneck"].model().modules() if isinstance(m, nn.BatchNorm2d)]
+    gammas = [m.weight for m in ZOO["linear_bottleneck"].shared().modules() if isinstance(m, nn.BatchNorm2d)]
     assert all((gamma < 0).any() for gamma in gammas)
 
-    dead = ZOO["convolutional_head"].model()(ZOO["convolutional_head"].images())
+    dead = ZOO["convolutional_head"].shared()(ZOO["convolutional_head"].images())
     assert (dead[:, 0] == 0).all()
     assert (dead[:, 1:4] > 0).all()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -474,12 +475,21 @@ class Exhibit:
             # Rounded to float32 first: both precisions explain the same network.
             return model.float().to(dtype).eval()
 
+    def shared(self, dtype: torch.dtype = torch.float64) -> nn.Module:
+        """The same model for all tests that leave it as it is: it is captured once."""
+        return _shared(self, dtype)
+
     def images(self, count: int = 2, dtype: torch.dtype = torch.float64, seed: int = 11) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
         if self.whole_numbers:
             return torch.randint(-2, 3, (count, *self.shape), generator=generator).to(dtype)
         images = torch.randn(count, *self.shape, generator=generator)
         return (images.abs() if self.positive else images).to(dtype)
+
+
+@cache
+def _shared(exhibit: Exhibit, dtype: torch.dtype) -> nn.Module:
+    return exhibit.model(dtype)
 
 
 ZOO: dict[str, Exhibit] = {

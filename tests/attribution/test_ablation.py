@@ -49,7 +49,7 @@ CASES = [
 @pytest.mark.parametrize(("name", "layer"), CASES, ids=lambda value: value)
 def test_weights_are_what_the_logit_loses(name: str, layer: str) -> None:
     entry = ZOO[name]
-    model, x = entry.model(), entry.images()
+    model, x = entry.shared(), entry.images()
     targets = torch.tensor([[0, 3], [4, 1]])[: len(x)]
     expected = without_each_channel(model, x, layer, targets)
     assert expected.abs().amax() > 1e-4

@@ -164,7 +164,7 @@ def test_several_layers_come_in_the_order_asked_for(method: str, model: nn.Modul
 
 @pytest.mark.parametrize("method", ["grad_cam", "relevance_cam"])
 def test_uses_of_a_module_are_numbered(method: str) -> None:
-    net, x = ZOO["reused_module"].model(), ZOO["reused_module"].images()
+    net, x = ZOO["reused_module"].shared(), ZOO["reused_module"].images()
     assert isinstance(net, Reused)
     names = ["block@0", "block@1", "block@2", "block"]
     classes = EVERY_CLASS[:2]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import pytest
@@ -30,10 +29,9 @@ EVERY_METHOD = pytest.mark.parametrize("method", METHODS)
 RANGE = {name: {"pixel_range": (-5.0, 5.0)} for name in METHODS if name != "excitation_backprop"}
 
 
-@cache
 def exhibit(name: str, dtype: torch.dtype = torch.float64) -> tuple[nn.Module, Tensor]:
-    """A network, captured once for all tests, and its images."""
-    return ZOO[name].model(dtype), ZOO[name].images(dtype=dtype)
+    """A network and its images."""
+    return ZOO[name].shared(dtype), ZOO[name].images(dtype=dtype)
 
 
 class Numbers(nn.Module):

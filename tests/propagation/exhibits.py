@@ -1,4 +1,4 @@
-"""Networks of the zoo, each captured once for all tests that leave it as it is."""
+"""Networks of the zoo with what propagation wants: three targets of each image, ranges of pixels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.zoo import ZOO, choose_targets
 @cache
 def exhibit(name: str) -> tuple[nn.Module, Tensor, Tensor]:
     """A network in float64, its images, and three targets of each."""
-    model, images = ZOO[name].model(), ZOO[name].images()
+    model, images = ZOO[name].shared(), ZOO[name].images()
     return model, images, choose_targets(model(images).detach())
 
 

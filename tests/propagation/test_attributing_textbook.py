@@ -175,7 +175,7 @@ def test_rap(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["vgg_biases", "residual_downsample", "squeeze_excitation", "dense_blocks"])
 def test_rap_keeps_the_total(name: str) -> None:
-    model, images = ZOO[name].model(), ZOO[name].images()
+    model, images = ZOO[name].shared(), ZOO[name].images()
     found = fastcam.rap(model, images, [[0, 1, 2]] * 2, pixel_range=(LOW, HIGH), normalize=False, return_info=True)
     lost = found.left_out["lost_relevance"]
     total, z = found.maps.sum((2, 3)), found.logits[:, :3]

@@ -67,7 +67,7 @@ def test_the_classifier_of_excitation_backprop(name: str, classifier: str) -> No
     network, images, targets = captured(name)
     share = {"negated": shares.negated, "contrastive": shares.contrastive}[classifier]
     expected = textbook.propagate(
-        ZOO[name].model(),
+        ZOO[name].shared(),
         images,
         targets,
         seed=lambda logits, chosen: torch.stack(
@@ -181,7 +181,7 @@ def test_epsilon_takes_a_batch_norm_alone_as_it_takes_it_folded(name: str) -> No
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("name", ["vgg_biases", "residual_downsample"])
 def test_in_reduced_precision(name: str, rule: str, precision: str) -> None:
-    model, images = ZOO[name].model(torch.float32), ZOO[name].images(dtype=torch.float32)
+    model, images = ZOO[name].shared(torch.float32), ZOO[name].images(dtype=torch.float32)
     extra: dict[str, Any] = {}
     if rule in ("z+", "epsilon_gamma_box"):
         extra = {"pixel_range": pixel_range(images)}
@@ -208,7 +208,7 @@ def test_float32_is_near_float64(rule: str) -> None:
     if rule in ("z+", "epsilon_gamma_box"):
         extra = {"pixel_range": pixel_range(images)}
     wide = fastcam.relevance(model, images, targets, "input", rule=rule, **extra)
-    single = ZOO["residual_downsample"].model(torch.float32)
+    single = ZOO["residual_downsample"].shared(torch.float32)
     narrow = fastcam.relevance(single, images.float(), targets, "input", rule=rule, **extra)
     assert narrow.dtype == torch.float32
     assert_same(narrow.double(), wide, 1e-3 if rule.startswith("epsilon") else 1e-4)

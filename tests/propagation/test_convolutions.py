@@ -24,7 +24,7 @@ def test_those_behind_a_layer_with_their_counts() -> None:
 
 @pytest.mark.parametrize("name", ["odd_sizes", "same_padding", "groups_and_shuffle", "linear_bottleneck"])
 def test_sizes_and_signs_are_those_of_the_network(name: str) -> None:
-    model, images = ZOO[name].model(torch.float32), ZOO[name].images(dtype=torch.float32)
+    model, images = ZOO[name].shared(torch.float32), ZOO[name].images(dtype=torch.float32)
     seen = []
 
     def remember(module: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:

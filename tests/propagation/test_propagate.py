@@ -34,7 +34,7 @@ def captured(name: str) -> tuple[Network, Tensor, Tensor]:
 
 
 def layer(name: str, network: Network, module: str) -> fx.Node:
-    return find_layers(network.graph, ZOO[name].model(), module)[0].node
+    return find_layers(network.graph, ZOO[name].shared(), module)[0].node
 
 
 def near(found: Tensor, expected: Tensor) -> None:
@@ -46,7 +46,7 @@ def near(found: Tensor, expected: Tensor) -> None:
 @pytest.mark.parametrize("name", ZOO)
 def test_z_plus_to_the_images(name: str) -> None:
     network, images, targets = captured(name)
-    expected = textbook.propagate(ZOO[name].model(), images, targets)
+    expected = textbook.propagate(ZOO[name].shared(), images, targets)
     node = network.graph.images
     route = find_route(network, [node])
     _, values, (found,) = propagate(network, route, images, [node], lambda _: targets, "clrp", read)
@@ -67,7 +67,7 @@ def test_a_seed_of_ones_own_is_as_good_as_a_named_one(name: str, seed: str) -> N
     )
     torch.testing.assert_close(own, named, rtol=1e-12, atol=1e-14)
     expected = textbook.propagate(
-        ZOO[name].model(), images, targets, seed=lambda *given: SEEDS[seed](*given).transpose(0, 1)
+        ZOO[name].shared(), images, targets, seed=lambda *given: SEEDS[seed](*given).transpose(0, 1)
     )
     near(own, expected.input.relevance)
 
@@ -78,7 +78,7 @@ def test_a_seed_of_ones_own_is_as_good_as_a_named_one(name: str, seed: str) -> N
 )
 def test_starting_at_a_layer_goes_on_as_if_from_the_logits(name: str, where: str) -> None:
     network, images, targets = captured(name)
-    expected = textbook.propagate(ZOO[name].model(), images, targets)
+    expected = textbook.propagate(ZOO[name].shared(), images, targets)
     start, nodes = layer(name, network, where), [network.graph.images]
     route = find_route(network, nodes, start=start)
     assert network.graph.logits not in {step.node for step in route.plan.steps}
@@ -171,7 +171,7 @@ def test_no_rule_is_told_with_node_and_module() -> None:
 def test_sums_over_positions_are_those_of_the_relevance(name: str, rule: str) -> None:
     # Where the way ends at a layer, its sums are found without its relevance.
     network, images, targets = captured(name)
-    for node in (network.graph.images, find_layers(network.graph, ZOO[name].model(), None)[0].node):
+    for node in (network.graph.images, find_layers(network.graph, ZOO[name].shared(), None)[0].node):
         route = find_route(network, [node], composite(rule))
         (whole,), (sums,) = (
             propagate(network, route, images, [node], lambda _: targets, "one_hot", reader)[2]

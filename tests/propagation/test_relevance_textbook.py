@@ -23,7 +23,7 @@ EXHIBITS = pytest.mark.parametrize("name", ZOO)
 
 @cache
 def textbook(name: str) -> tuple[Tensor, Propagation]:
-    model, images = ZOO[name].model(), ZOO[name].images()
+    model, images = ZOO[name].shared(), ZOO[name].images()
     with torch.no_grad():
         targets = choose_targets(model(images))
     return targets, propagate(model, images, targets)
@@ -41,7 +41,7 @@ def assert_near(found: Tensor, expected: Tensor, dtype: torch.dtype, what: str) 
 
 def explain(exhibit: Exhibit, dtype: torch.dtype, targets: Tensor, layer: str | list[str]) -> fastcam.Explanation:
     return fastcam.relevance_cam(
-        exhibit.model(dtype),
+        exhibit.shared(dtype),
         exhibit.images(dtype=dtype),
         targets,
         layer,
@@ -68,7 +68,7 @@ def test_every_layer_from_one_pass(name: str, dtype: torch.dtype) -> None:
 def test_every_layer_on_its_own(name: str) -> None:
     # What may be fused depends on the layers asked for. Of the larger networks some ten layers will do.
     targets, expected = textbook(name)
-    model, images = ZOO[name].model(), ZOO[name].images()
+    model, images = ZOO[name].shared(), ZOO[name].images()
     layers = expected.feature_maps()
     for layer in layers[:: max(1, len(layers) // 10)]:
         found = fastcam.relevance_cam(model, images, targets, layer, size="layer", normalize=False, return_info=True)

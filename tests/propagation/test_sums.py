@@ -95,7 +95,7 @@ def test_signals_leave_the_range_of_float16(name: str, factor: float) -> None:
     # The z+ rule is linear in its seed, and a power of two rounds nothing: max pools and averages of float16 values
     # must not put what passes them into float16.
     exhibit = ZOO[name]
-    model, images = exhibit.model(torch.float32), exhibit.images(dtype=torch.float32)
+    model, images = exhibit.shared(torch.float32), exhibit.images(dtype=torch.float32)
     network = network_for(model, images, precision="float16")
     nodes = [network.graph.images]
     route = find_route(network, nodes)
