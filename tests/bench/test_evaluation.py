@@ -117,13 +117,16 @@ def test_hours_are_passes_times_images(estimated: dict[str, Any]) -> None:
     forward = sum(w.seconds() for w in forward_work()) / BATCH
     assert estimated["forward_images_per_s"] == pytest.approx(1 / forward)
     of_methods, of_metrics = estimated["methods"], estimated["metrics"]
-    assert set(of_methods) == set(KNOWN)
+    assert set(of_methods) == {*KNOWN, "ucag of grad_cam"}
     assert set(of_metrics) == set(metrics.METRICS)
     assert of_methods["fake_cam"]["hours"] == pytest.approx(forward * 50_000 / 3600)
     assert of_methods["lrp"]["hours"] == pytest.approx(3 * of_methods["fake_cam"]["hours"])
     assert of_metrics["insertion"]["hours"] == pytest.approx(223 * forward * 50_000 / 3600)
     drop, adcc, again = of_metrics["drop"]["hours"], of_metrics["adcc"]["hours"], of_methods["grad_cam"]["hours"]
     assert adcc == pytest.approx(drop + again)
+    # 36 patches of 322 pixels, and the image.
+    passes = 1 + 36 * (322 / 224) ** 2 * again / of_methods["fake_cam"]["hours"]
+    assert of_methods["ucag of grad_cam"]["hours"] == pytest.approx(passes * forward * 50_000 / 3600)
     assert estimated["source"] == "estimated from the roofline, not measured"
 
 
