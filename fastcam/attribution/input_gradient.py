@@ -126,7 +126,7 @@ def _biased_maps(network: Network) -> list[Biased]:
     return [
         Biased(node, biased.get(node))
         for node in graph.nodes
-        if node in used and is_feature_map(node) and (node in biased or is_foldable(node, graph))
+        if node in used and is_feature_map(graph, node) and (node in biased or is_foldable(node, graph))
     ]
 
 

@@ -76,6 +76,7 @@ def read_study(path: Path) -> Study:
 
 def study_from(table: Mapping[str, Any], *, source: str) -> Study:
     """A study from a mapping as TOML and JSON hold it; `source` names it in errors."""
+    _check_keys(Study, table, source)
     models = tuple(_spec(ModelSpec, _named(m), f"{source}: models") for m in _list(table, "models", source))
     methods = tuple(
         _spec(MethodSpec, {"label": _named(m).get("name"), **_named(m)}, f"{source}: methods")
@@ -97,11 +98,15 @@ def _named(entry: object) -> dict[str, Any]:
     return {"name": entry} if isinstance(entry, str) else dict(entry)  # type: ignore[call-overload]
 
 
-def _spec(kind: type[T], table: Mapping[str, Any], source: str) -> T:
-    known = [f.name for f in fields(kind)]  # type: ignore[arg-type]
+def _check_keys(kind: type[Any], table: Mapping[str, Any], source: str) -> None:
+    known = [f.name for f in fields(kind)]
     unknown = [key for key in table if key not in known]
     if unknown:
         raise ValueError(f"{source}: key {unknown[0]!r} is unknown; {', '.join(known)} are valid")
+
+
+def _spec(kind: type[T], table: Mapping[str, Any], source: str) -> T:
+    _check_keys(kind, table, source)
     frozen = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
     try:
         return kind(**frozen)

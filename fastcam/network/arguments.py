@@ -36,6 +36,11 @@ def check_model(model: object) -> nn.Module:
         raise TypeError(f"model: {type(model).__name__} given, a torch.nn.Module is valid")
     if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
         return check_model(model.module)
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TypeError(
+            "model: a TorchScript module given (torch.jit.script or trace), whose Python code is gone; pass the "
+            "torch.nn.Module that it was made from"
+        )
     original = model._modules.get("_orig_mod")
     return check_model(original) if original is not None else model
 
@@ -149,7 +154,7 @@ def _tensor(targets: Sequence[int] | Sequence[Sequence[int]] | Tensor) -> Tensor
         return targets.detach()
     try:
         return torch.tensor(targets)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: None among them, or more than 64 bits
         raise ValueError(_targets_message(f"{targets!r}")) from error
 
 

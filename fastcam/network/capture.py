@@ -1,8 +1,10 @@
 """Capturing a model: `torch.export` over a shadow, so that the user's own module is never run or changed."""
 
+import logging
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,13 @@ import torch
 from torch import nn
 
 from fastcam.network.graph import Graph, build, shape
-from fastcam.network.shadow import Shadow
+from fastcam.network.shadow import OUTPUT, Shadow
 
 # torch.export patches global state while it traces: one capture at a time.
 _lock = threading.Lock()
 _NOT_THE_USERS = (Path(torch.__file__).parent, Path(__file__).parent)
+# They log the traceback, and what it means inside torch, of every error that is raised as well.
+_LOUD = ("torch._subclasses.fake_tensor", "torch.fx.experimental.symbolic_shapes")
 
 
 def capture(
@@ -44,7 +48,7 @@ def capture(
 def _capture(model: nn.Module, size: tuple[int, int, int, int], output: Callable[[Any], torch.Tensor] | None) -> Graph:
     parameter = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     example = torch.zeros(size, dtype=parameter.dtype, device=parameter.device)
-    with _lock, torch.inference_mode(False), torch.no_grad():
+    with _lock, torch.inference_mode(False), torch.no_grad(), _errors_only_raised():
         running: list[tuple[str, str]] = []
         shadow = Shadow(model, output, running)
         try:
@@ -52,25 +56,55 @@ def _capture(model: nn.Module, size: tuple[int, int, int, int], output: Callable
                 shadow, (example,), dynamic_shapes=({0: torch.export.Dim.AUTO},), strict=False
             )
         except Exception as error:
-            raise ValueError(_explain(error, size, running)) from error
+            raise ValueError(_explain(error, size, running, model)) from error
     _check_logits(program.graph_module.graph.output_node().args[0], program.call_spec.out_spec)
     return build(program)
 
 
-def _explain(error: Exception, size: tuple[int, ...], running: list[tuple[str, str]]) -> str:
+@contextmanager
+def _errors_only_raised() -> Iterator[None]:
+    def quiet(record: logging.LogRecord) -> bool:
+        return record.levelno < logging.WARNING
+
+    loggers = [logging.getLogger(name) for name in _LOUD]
+    for logger in loggers:
+        logger.addFilter(quiet)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(quiet)
+
+
+def _explain(error: Exception, size: tuple[int, ...], running: list[tuple[str, str]], model: nn.Module) -> str:
+    images = f"(N, {', '.join(map(str, size[1:]))})"
+    quantised = next((name for name, module in model.named_modules() if _is_quantised(module)), None)
+    if quantised is not None:
+        return (
+            f"model cannot be captured for images {images}: module {quantised!r} is quantised, and integers have no "
+            "gradients or relevance; explain the floating-point model that it was made from"
+        )
     where = "the model's own forward"
     if running:
         name, kind = running[-1]
-        where = f"module {name!r} ({kind})" if name else f"the forward of {kind}"
+        where = kind if kind == OUTPUT else f"module {name!r} ({kind})" if name else f"the forward of {kind}"
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
         if not any(Path(frame.filename).is_relative_to(folder) for folder in _NOT_THE_USERS)
     ]
-    line = f", at `{frames[-1].line}`" if frames else ""
+    line = f", at `{frames[-1].line}`" if frames and frames[-1].line else ""
     reason = str(error).strip().split("\n")[0]
-    images = f"(N, {', '.join(map(str, size[1:]))})"
+    if isinstance(error, LookupError):
+        # Its message is the key alone.
+        reason = f"{type(error).__name__}: {reason}"
     return f"model cannot be captured for images {images}: in {where}{line}: {reason}"
+
+
+def _is_quantised(module: nn.Module) -> bool:
+    """Whether a module is one of torch.ao.nn.quantized, .quantized.dynamic, .intrinsic.quantized, ..."""
+    package = type(module).__module__
+    return package.startswith("torch.ao.nn.") and ".quantized" in package and ".reference" not in package
 
 
 def _check_logits(outputs: Any, spec: Any) -> None:

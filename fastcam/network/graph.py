@@ -115,10 +115,10 @@ def shape(node: fx.Node) -> tuple[int, ...]:
     return tuple(size if isinstance(size, int) else -1 for size in node.meta["val"].shape)
 
 
-def is_feature_map(node: fx.Node) -> bool:
-    """Whether a node's value has channels at more than one position."""
+def is_feature_map(graph: Graph, node: fx.Node) -> bool:
+    """Whether a node's value has, for each image, channels at more than one position."""
     size = shape(node)
-    return len(size) == 4 and size[2] * size[3] > 1
+    return len(size) == 4 and size[0] == shape(graph.images)[0] and size[2] * size[3] > 1
 
 
 def place(node: fx.Node) -> str:

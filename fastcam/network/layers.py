@@ -72,7 +72,7 @@ def _find(graph: Graph, model: nn.Module, layer: LayerName, used: set[fx.Node]) 
         raise ValueError(f"layer: the logits do not depend on {name!r}; choose one of {_some(layer_names(graph))}")
     if node is graph.images:
         raise ValueError(f"layer: {name!r} returns the images themselves; choose one of {_some(layer_names(graph))}")
-    if not is_feature_map(node):
+    if not is_feature_map(graph, node):
         size = ", ".join("N" if s == -1 else str(s) for s in shape(node))
         raise ValueError(
             f"layer: {name!r} is no feature map: its output is ({size}), and (N, channels, height, width) with more "
@@ -82,10 +82,44 @@ def _find(graph: Graph, model: nn.Module, layer: LayerName, used: set[fx.Node]) 
 
 
 def _default(graph: Graph, used: set[fx.Node]) -> Layer:
+    spatial = _spatial(graph)
     for node in reversed(graph.nodes):
-        if node in used and node is not graph.images and is_feature_map(node) and node.target not in _GLOBAL_POOLS:
-            return Layer(label(graph, node), node)
+        if node in used and node in spatial and node is not graph.images and node.target not in _GLOBAL_POOLS:
+            name = label(graph, node)
+            if _turns_into_tokens(graph, node):
+                raise ValueError(
+                    f"layer: none given, and behind {name!r}, its last feature map, the model works on tokens, as "
+                    f"vision transformers do; name layer={name!r} to explain that, or take a method that explains the "
+                    "images, such as gradient or rise"
+                )
+            return Layer(name, node)
     raise ValueError("layer: the model has no tensor with channels at more than one position; it is no CNN")
+
+
+def _spatial(graph: Graph) -> set[fx.Node]:
+    """Feature maps whose last two dimensions are positions, as far as the way from the images tells.
+
+    The queries of an attention, (N, heads, tokens, depth), have four dimensions too. Where positions were flattened on
+    the way, four dimensions are taken for a feature map's again only if their last two are an earlier one's (patches
+    put together, channels shuffled).
+    """
+    found: set[fx.Node] = set()
+    sizes: set[tuple[int, ...]] = set()
+    for node in graph.nodes:
+        if (node not in graph.weights and is_feature_map(graph, node)) and (
+            node is graph.images or shape(node)[2:] in sizes or any(source in found for source in node.all_input_nodes)
+        ):
+            found.add(node)
+            sizes.add(shape(node)[2:])
+    return found
+
+
+def _turns_into_tokens(graph: Graph, layer: fx.Node) -> bool:
+    """Whether values (N, tokens, depth) are normalised over their depth behind a layer."""
+    behind = graph.descendants([layer])
+    return any(
+        node.target is aten.layer_norm.default and len(shape(node)) == 3 for node in graph.nodes if node in behind
+    )
 
 
 def label(graph: Graph, node: fx.Node) -> str:
@@ -149,4 +183,4 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _is_usable(graph: Graph, node: fx.Node, used: set[fx.Node]) -> bool:
-    return node in used and node is not graph.images and is_feature_map(node)
+    return node in used and node is not graph.images and is_feature_map(graph, node)

@@ -10,6 +10,8 @@ from torch import nn
 from fastcam.network.traced import batch_norm, has_fixed_statistics, mark_output
 
 _HOOK_TABLES = ("_forward_hooks", "_backward_hooks", "_backward_pre_hooks")
+# What runs, where it is no module but the function that picks the logits.
+OUTPUT = "`output`"
 
 
 class Shadow(nn.Module):
@@ -30,13 +32,23 @@ class Shadow(nn.Module):
         running: list[tuple[str, str]],
     ) -> None:
         super().__init__()
-        self.output = output
+        self.output = None if output is None else _noted(output, running)
         self.model = _copy(model, "", {}, running)
 
     def forward(self, images: torch.Tensor) -> Any:
         """Return the logits."""
         y = self.model(images)
         return y if self.output is None else self.output(y)
+
+
+def _noted(output: Callable[[Any], torch.Tensor], running: list[tuple[str, str]]) -> Callable[[Any], torch.Tensor]:
+    def pick(returned: Any) -> torch.Tensor:
+        running.append(("", OUTPUT))
+        logits = output(returned)
+        running.pop()
+        return logits
+
+    return pick
 
 
 def _copy(module: nn.Module, name: str, done: dict[int, nn.Module], running: list[tuple[str, str]]) -> nn.Module:

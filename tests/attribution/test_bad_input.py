@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -432,3 +434,95 @@ def test_weights_that_are_not_finite(method: str, name: str, value: float) -> No
         weights[0 if name == "first" else -1].flatten()[0] = value
     with pytest.raises(ValueError, match="model: its logits for these images are NaN or infinite"):
         METHODS[method](broken, GOOD, 0)
+
+
+class Tokens(nn.Module):
+    """A vision transformer in small: patches, attention over tokens with a class token, no feature map behind."""
+
+    def __init__(self, *, batch_first: bool) -> None:
+        super().__init__()
+        self.patches, self.token = nn.Conv2d(3, 8, 5, 5), nn.Parameter(torch.ones(1, 1, 8))
+        self.norm, self.attention = nn.LayerNorm(8), nn.MultiheadAttention(8, 2, batch_first=batch_first)
+        self.heads, self.final, self.fc = nn.Identity(), nn.LayerNorm(8), nn.Linear(8, 4)
+        self.order = batch_first
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.token.expand(len(x), -1, -1), x], dim=1)
+        y = self.norm(x) if self.order else self.norm(x).transpose(0, 1)
+        y = self.heads(self.attention(y, y, y, need_weights=False)[0].unflatten(2, (2, 4))).flatten(2)
+        return self.fc(self.final(x + (y if self.order else y.transpose(0, 1)))[:, 0])
+
+
+@EVERY_METHOD
+@pytest.mark.parametrize("batch_first", [True, False], ids=["batch_first", "tokens_first"])
+def test_transformers_have_no_layer_by_default(method: str, batch_first: bool) -> None:
+    model = Tokens(batch_first=batch_first).eval()
+    check(method, model, r"layer: none given, and behind 'patches'.*tokens.*name layer='patches'", GOOD, 0)
+
+
+def test_layers_of_transformers_that_can_be_named() -> None:
+    model = Tokens(batch_first=False).eval()
+    assert fastcam.grad_cam(model, GOOD, 0, "patches").shape == (2, 10, 10)
+    assert fastcam.gradient(model, GOOD, 0).shape == (2, 10, 10)
+    # Values by head, five tokens first: four dimensions, and no image in the first of them.
+    named = r"'heads' is no feature map: its output is \(5, 2, 2, 4\).*choose one of 'patches'"
+    check("grad_cam", model, named, GOOD, 0, "heads")
+
+
+class Regrouped(nn.Module):
+    """Positions flattened and unfolded again, at an earlier feature map's size: still positions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = conv_bn(3, 4), head(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.head(x.flatten(2).relu().unflatten(2, x.shape[2:]) * 2)
+
+
+def test_positions_unfolded_again_are_positions() -> None:
+    info = fastcam.grad_cam(Regrouped().eval(), GOOD, 0, return_info=True)
+    assert info.layer.startswith("mul")
+
+
+@EVERY_METHOD
+@pytest.mark.parametrize("kind", ["script", "trace"])
+def test_torchscript_is_refused(method: str, kind: str, model: nn.Module) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        scripted = torch.jit.script(nn.Sequential(nn.ReLU())) if kind == "script" else torch.jit.trace(model, GOOD)
+    with pytest.raises(TypeError, match=r"model: a TorchScript module given.*pass the torch\.nn\.Module"):
+        METHODS[method](scripted, GOOD, 0)
+
+
+class Quantised(nn.Module):
+    """The type that torch.ao's conversion puts in a module's place, as far as the message goes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = conv_bn(3, 4), head(4)
+        fake = type("Linear", (nn.ReLU,), {"__module__": "torch.ao.nn.quantized.dynamic.modules.linear"})
+        self.head.add_module("quantised", fake())
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise RuntimeError("LinearPackedParamsBase has no field with name '__obj_flatten__'")
+
+
+def test_quantised_models_are_named() -> None:
+    check("grad_cam", Quantised().eval(), r"module 'head\.quantised' is quantised.*floating-point model", GOOD, 0)
+
+
+def test_an_output_that_fails_is_named(model: nn.Module) -> None:
+    check("grad_cam", model, r"in `output`.*KeyError: 'logit'", GOOD, 0, output=lambda y: {"logits": y}["logit"])
+
+
+def test_errors_are_raised_and_not_logged_too(
+    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    fixed = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 6 * 6, 3)).eval()
+    with pytest.raises(ValueError, match=r"in module '3' \(Linear\): .*reduction dim"):
+        fastcam.grad_cam(fixed, GOOD)
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert not capfd.readouterr().err

@@ -26,7 +26,7 @@ from fastcam.evaluation.layout import Group, shown_columns
 from fastcam.evaluation.opening import open_data, place_noted
 from fastcam.evaluation.report.curves import ceiling, plots
 from fastcam.evaluation.report.gallery import Gallery, choose_samples, data_uri, galleries
-from fastcam.evaluation.report.page import _embedded
+from fastcam.evaluation.report.page import _embedded, write_report
 from fastcam.evaluation.report.scatter import scatter
 from fastcam.evaluation.store import Run, Store, read_run
 from fastcam.evaluation.tables import results as figures
@@ -329,3 +329,11 @@ def test_a_folder_without_a_run_is_an_error_and_writes_nothing(tmp_path: Path) -
     assert result.exit_code == 2
     assert "run.json" in result.output
     assert not page.exists()
+
+
+def test_runs_of_one_name_are_told_apart_by_their_folders(reference: Run, tmp_path: Path) -> None:
+    copies = [Path(shutil.copytree(reference.path, tmp_path / name)) for name in ("first", "second")]
+    write_report(copies, tmp_path / "report.html", gallery=0)
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    for copy in copies:
+        assert re.search(rf'<a href="#run\d">[^<]+: {copy.name}</a>', html)

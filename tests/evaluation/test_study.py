@@ -109,9 +109,10 @@ def test_the_study_of_these_tests_can_be_carried_out() -> None:
         ('models = ["a"]', "methods is None"),
         ("[", "cannot be read"),
         (TOML.replace("[options]", "[option]"), "'option' is unknown"),
+        ('model = "a"', "'model' is unknown; .*models"),
         (TOML.replace('dataset = "folder"', ""), "missing"),
     ],
-    ids=["methods", "syntax", "key", "dataset"],
+    ids=["methods", "syntax", "key", "key_for_another", "dataset"],
 )
 def test_a_file_that_is_no_study_is_named(text: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "study.toml"

@@ -267,11 +267,11 @@ def refused(match: str, error: type[Exception] = ValueError, **changed: object) 
 @pytest.mark.parametrize(
     ("names", "match"),
     [
-        (["drop", "insertoin"], r"metrics: 'insertoin' given.*insertion"),
+        (["drop", "insertoin"], r"metrics: 'insertoin' given.*close names: insertion"),
         ("average_drop", r"metrics: 'average_drop' given"),
         ([], r"metrics: \[\] given"),
         (["drop", "drop"], r"metrics.*different"),
-        ([None], r"metrics: None given"),
+        ([None], r"metrics: None given.*valid are drop, increase"),
     ],
     ids=["typo", "function_name", "none", "twice", "no_name"],
 )

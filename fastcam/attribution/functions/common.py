@@ -46,7 +46,7 @@ def explain(
     the methods.
 
     Args:
-        model: any CNN classifier; explained as in eval mode, and never changed.
+        model: any CNN classifier; explained as in eval mode, and never changed. Forward hooks of your own do not run.
         images: float (N, C, H, W), preprocessed as the model expects, on the model's device.
         targets: the classes to explain: None (the predicted class), an int, (N,) or (N, T) integers.
         layer: None (the last tensor with channels at more than one position before it is pooled or flattened), a

@@ -44,8 +44,8 @@ def lrp(
 ) -> Result:
     """Layer-wise relevance propagation (Bach et al. 2015): sum_k R_k(x, y), signed, at the images or at any layer.
 
-    `fastcam.propagation.relevance` gives R itself, per channel. With `return_info=True`, `Explanation.left_out
-    ["lost_relevance"]` tells for each operation on the way what relevance it lost; finding out costs some time.
+    `fastcam.relevance` gives R itself, per channel. With `return_info=True`, "lost_relevance" in
+    `Explanation.left_out` tells for each operation on the way what relevance it lost; finding out costs some time.
 
     Args:
         model, images, targets, common: see `fastcam.explain`.

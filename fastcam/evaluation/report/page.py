@@ -116,18 +116,18 @@ def write_report(
         raise ValueError(f"gallery: {gallery} given, 0 or a positive number of samples is valid")
     read = [read_run(path) for path in runs]
     sections, written = [], []
-    for number, run in enumerate(read, start=1):
+    for number, (run, title) in enumerate(zip(read, _titles(read), strict=True), start=1):
         before(f"figures of {run.path.name}")
         found = results(run.rows, run.study, METRICS)
         tables = layout(found, baselines=_baselines(run.study))
-        csv, latex = csv_text(found), latex_text(tables, caption=_title(run))
+        csv, latex = csv_text(found), latex_text(tables, caption=title)
         stem = output.stem if len(read) == 1 else f"{output.stem}-{number}"
         for path, text in ((output.with_name(f"{stem}.csv"), csv), (output.with_name(f"{stem}.tex"), latex)):
             _write(path, text)
             written.append(path)
         place = place_noted(run.data, root=data, annotations=annotations, classes=classes)
         pictures = galleries(run, found, place=place, most=gallery, device=torch.device(device), before=before)
-        sections.append(_section(f"run{number}", run, found, tables, pictures, csv, latex))
+        sections.append(_section(f"run{number}", title, run, found, tables, pictures, csv, latex))
     page = template.render(
         sections=sections, title=_page_title(sections), level=f"{100 * LEVEL:g}%", resamples=f"{RESAMPLES:,}"
     )
@@ -136,7 +136,14 @@ def write_report(
 
 
 def _section(
-    name: str, run: Run, found: Results, tables: Sequence[Table], pictures: Sequence[Gallery], csv: str, latex: str
+    name: str,
+    title: str,
+    run: Run,
+    found: Results,
+    tables: Sequence[Table],
+    pictures: Sequence[Gallery],
+    csv: str,
+    latex: str,
 ) -> Section:
     study = run.study
     columns = study_columns(study, METRICS)
@@ -144,7 +151,7 @@ def _section(
     labels = [method.label for method in study.methods]
     return Section(
         id=name,
-        title=_title(run),
+        title=title,
         study=study,
         path=run.path.name,
         summary=_summary(run),
@@ -168,8 +175,13 @@ def _baselines(study: Study) -> frozenset[str]:
     return frozenset(method.label for method in study.methods if method.name in BASELINES)
 
 
-def _title(run: Run) -> str:
-    return run.study.title or f"{', '.join(model.name for model in run.study.models)} on {run.study.dataset}"
+def _titles(runs: Sequence[Run]) -> list[str]:
+    """What the runs are called, with their folders' names where that is the same for several."""
+    titles = [r.study.title or f"{', '.join(m.name for m in r.study.models)} on {r.study.dataset}" for r in runs]
+    return [
+        title if titles.count(title) == 1 else f"{title}: {run.path.name}"
+        for run, title in zip(runs, titles, strict=True)
+    ]
 
 
 def _page_title(sections: Sequence[Section]) -> str:
