@@ -167,11 +167,14 @@ def evaluate(
         )
         place = Place(root=data, annotations=annotations, classes=classes)
         found = open_data(study, place)
+        folder = output or Path("run" if preset is None else preset.replace("/", "-"))
         try:
-            folder = output or Path("run" if preset is None else preset.replace("/", "-"))
             run = run_study(study, found, folder, how, place=place)
         except SaidElsewhere as error:
             raise typer.Exit(WRONG_USE) from error
+        except KeyboardInterrupt:
+            complain(f"stopped; {folder} keeps the parts that are done, and the same command goes on with the others")
+            raise
     if run is not None:
         _tell(run, quiet=quiet)
 

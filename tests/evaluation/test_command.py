@@ -92,6 +92,16 @@ def test_torchrun_goes_on_with_it_and_ends_with_the_same_table(
     assert {(line["part"], line["rank"]) for line in log} == {(1, 1), (2, 0), (3, 1), (4, 0), (5, 1)}
 
 
+def test_who_stops_it_is_told_how_it_goes_on(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fastcam.commands.evaluate.run_study", stopped)
+    result = evaluate("--data", photos, *SMALL, *ASKED, "-o", tmp_path / "run")
+    assert result.exit_code == 130
+    assert result.stderr.startswith(f"fastcam: stopped; {tmp_path / 'run'} keeps the parts that are done")
+
+
 def test_the_same_command_again_does_nothing_new(finished: tuple[Path, str], photos: Path) -> None:
     output, said = finished
     before = {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.name != "lock"}
