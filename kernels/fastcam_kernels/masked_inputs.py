@@ -102,7 +102,6 @@ def plane_stride(stride, WIDE: tl.constexpr):
 
 @triton.jit
 def chosen_planes(
-    activations,
     image_index,
     channel_index,
     pair,
@@ -112,14 +111,14 @@ def chosen_planes(
     stride_an,
     stride_ak,
 ):
-    """Return the images n, the planes A[n, k] and whether both indices exist, for the pairs `pair`."""
+    """Return the images n, where the planes A[n, k] start and whether both indices exist, for the pairs `pair`."""
     inside = pair < pairs
     n = tl.load(image_index + pair, mask=inside, other=0).to(tl.int64)
     k = tl.load(channel_index + pair, mask=inside, other=0).to(tl.int64)
     known = (n >= 0) & (n < batch) & (k >= 0) & (k < channels)
     n = tl.where(known, n, 0)
     k = tl.where(known, k, 0)
-    return n, activations + n * stride_an + k * stride_ak, known
+    return n, n * stride_an + k * stride_ak, known
 
 
 @triton.jit
@@ -195,11 +194,9 @@ def extremes_kernel(
 ):
     """extremes[p] = min U, max U - min U: one pair a program."""
     pair = tl.program_id(0) + tl.arange(0, 1)
-    _, planes, known = chosen_planes(
-        activations, image_index, channel_index, pair, pairs, batch, channels, stride_an, stride_ak
-    )
+    _, start, known = chosen_planes(image_index, channel_index, pair, pairs, batch, channels, stride_an, stride_ak)
     lowest, span = lowest_and_span(
-        planes,
+        activations + start,
         known,
         source_height,
         source_width,
@@ -328,12 +325,10 @@ def masked_inputs_kernel(
     step_h = plane_stride(stride_ah, WIDE_PLANES)
     step_w = plane_stride(stride_aw, WIDE_PLANES)
 
-    n, planes, known = chosen_planes(
-        activations, image_index, channel_index, pair, pairs, batch, channels, stride_an, stride_ak
-    )
+    n, start, known = chosen_planes(image_index, channel_index, pair, pairs, batch, channels, stride_an, stride_ak)
     if SEARCH:
         lowest, span = lowest_and_span(
-            planes,
+            activations + start,
             known,
             source_height,
             source_width,
@@ -356,7 +351,7 @@ def masked_inputs_kernel(
     # layout on its way.
     lowest = spread(lowest, PAIRS, BLOCK_E)
     span = spread(span, PAIRS, BLOCK_E)
-    planes = spread(planes, PAIRS, BLOCK_E)
+    planes = activations + spread(start, PAIRS, BLOCK_E)
     n = spread(n, PAIRS, BLOCK_E)
     place = tl.arange(0, PAIRS * BLOCK_E)
     pair = first_pair + place // BLOCK_E
