@@ -347,8 +347,8 @@ def masked_inputs_kernel(
         lowest = tl.load(found, mask=pair < pairs, other=0.0)
         span = tl.load(found + 1, mask=pair < pairs, other=1.0)
     # The pairs' columns form one axis. With two the compiler chooses which of them is the fast one for each access by
-    # itself, and where the source is gathered nothing tells: triton 3.6 takes the pairs, and every line then changes its
-    # layout on its way.
+    # itself, and where the source is gathered nothing tells: triton 3.6 takes the pairs, and every line then changes
+    # its layout on its way.
     lowest = spread(lowest, PAIRS, BLOCK_E)
     span = spread(span, PAIRS, BLOCK_E)
     planes = activations + spread(start, PAIRS, BLOCK_E)
