@@ -51,12 +51,14 @@ def default_config(
     channels_last: bool,
     item_size: int,
     double: bool,
+    per_position: bool,
     multiprocessors: int,
 ) -> CamMapConfig:
     """Compute a configuration: about 4,096 products a step, and enough programs to fill the device."""
     positions_in_all = source[0] * source[1]
     block_targets = min(8, triton.next_power_of_2(targets))
-    step = max(1024, 4096 // block_targets) // (2 if double else 1)
+    # A weight for each product takes a register of its own: many targets do not make longer steps then.
+    step = max(512 if per_position else 1024, 4096 // block_targets) // (2 if double else 1)
     # Along positions, a row of a block: 32 to 128 bytes; along channels a row is as long as it has to be.
     smallest, largest = (2, 8) if channels_last else (32 // item_size, 128 // item_size)
     block_positions = min(largest, max(triton.next_power_of_2(positions_in_all), 2))
@@ -309,6 +311,7 @@ def plan(
             channels_last=a_strides["k"] == 1,
             item_size=activations.element_size(),
             double=number == torch.float64,
+            per_position=per_position,
             multiprocessors=processors(activations.device),
         )
     sums = activations.new_empty((batch, targets, source_height, source_width), dtype=number)

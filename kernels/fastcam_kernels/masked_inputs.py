@@ -102,7 +102,6 @@ def plane_stride(stride, WIDE: tl.constexpr):
 
 @triton.jit
 def chosen_planes(
-    activations,
     image_index,
     channel_index,
     pair,
@@ -112,14 +111,14 @@ def chosen_planes(
     stride_an,
     stride_ak,
 ):
-    """Return the images n, the planes A[n, k] and whether both indices exist, for the pairs `pair`."""
+    """Return the images n, where the planes A[n, k] start and whether both indices exist, for the pairs `pair`."""
     inside = pair < pairs
     n = tl.load(image_index + pair, mask=inside, other=0).to(tl.int64)
     k = tl.load(channel_index + pair, mask=inside, other=0).to(tl.int64)
     known = (n >= 0) & (n < batch) & (k >= 0) & (k < channels)
     n = tl.where(known, n, 0)
     k = tl.where(known, k, 0)
-    return n, activations + n * stride_an + k * stride_ak, known
+    return n, n * stride_an + k * stride_ak, known
 
 
 @triton.jit
@@ -195,11 +194,9 @@ def extremes_kernel(
 ):
     """extremes[p] = min U, max U - min U: one pair a program."""
     pair = tl.program_id(0) + tl.arange(0, 1)
-    _, planes, known = chosen_planes(
-        activations, image_index, channel_index, pair, pairs, batch, channels, stride_an, stride_ak
-    )
+    _, start, known = chosen_planes(image_index, channel_index, pair, pairs, batch, channels, stride_an, stride_ak)
     lowest, span = lowest_and_span(
-        planes,
+        activations + start,
         known,
         source_height,
         source_width,
@@ -226,8 +223,14 @@ def column_offset(e, x, stride_w, stride_c, COLOURS: tl.constexpr, FLAT: tl.cons
 
 @triton.jit
 def before(y, end):
-    """Return y < end as a block (1, 1): of a block and a single truth value the interpreter makes integers."""
-    return tl.full((1, 1), y, tl.int32) < end
+    """Return y < end as a block (1,): of a block and a single truth value the interpreter makes integers."""
+    return tl.full((1,), y, tl.int32) < end
+
+
+@triton.jit
+def spread(values, PAIRS: tl.constexpr, BLOCK_E: tl.constexpr):
+    """Return each pair's value BLOCK_E times, one pair after the other."""
+    return tl.reshape(tl.broadcast_to(values[:, None], (PAIRS, BLOCK_E)), (PAIRS * BLOCK_E,))
 
 
 @triton.jit
@@ -316,17 +319,16 @@ def masked_inputs_kernel(
     program = tl.program_id(0)
     first_column = program % column_blocks * BLOCK_E
     part = program // column_blocks % parts
-    pair = program // (column_blocks * parts) * PAIRS + tl.arange(0, PAIRS)
+    first_pair = program // (column_blocks * parts) * PAIRS
+    pair = first_pair + tl.arange(0, PAIRS)
     number: tl.constexpr = extremes.dtype.element_ty
     step_h = plane_stride(stride_ah, WIDE_PLANES)
     step_w = plane_stride(stride_aw, WIDE_PLANES)
 
-    n, planes, known = chosen_planes(
-        activations, image_index, channel_index, pair, pairs, batch, channels, stride_an, stride_ak
-    )
+    n, start, known = chosen_planes(image_index, channel_index, pair, pairs, batch, channels, stride_an, stride_ak)
     if SEARCH:
         lowest, span = lowest_and_span(
-            planes,
+            activations + start,
             known,
             source_height,
             source_width,
@@ -344,24 +346,27 @@ def masked_inputs_kernel(
         found = extremes + 2 * pair.to(tl.int64)
         lowest = tl.load(found, mask=pair < pairs, other=0.0)
         span = tl.load(found + 1, mask=pair < pairs, other=1.0)
-    lowest = lowest[:, None]
-    span = span[:, None]
-    planes = planes[:, None]
-
-    e = (first_column + tl.arange(0, BLOCK_E))[None, :]
+    # The pairs' columns form one axis. With two the compiler chooses which of them is the fast one for each access by
+    # itself, and where the source is gathered nothing tells: triton 3.6 takes the pairs, and every line then changes
+    # its layout on its way.
+    lowest = spread(lowest, PAIRS, BLOCK_E)
+    span = spread(span, PAIRS, BLOCK_E)
+    planes = activations + spread(start, PAIRS, BLOCK_E)
+    n = spread(n, PAIRS, BLOCK_E)
+    place = tl.arange(0, PAIRS * BLOCK_E)
+    pair = first_pair + place // BLOCK_E
+    e = first_column + place % BLOCK_E
     # Groups of ALIGNED_OUTPUT columns lie inside the row or outside together.
-    inside = tl.max_constancy(e < row, (1, ALIGNED_OUTPUT)) & (pair[:, None] < pairs)
+    inside = tl.max_constancy(e < row, ALIGNED_OUTPUT) & (pair < pairs)
     x = tl.minimum(e // COLOURS, width - 1)
     x_low, x_high, x_remainder = source_position(x, source_width, width)
     x_fraction = fraction(x_remainder, width, number)
 
-    # Hints are given in one dimension: on a block of one pair the compiler makes numbers of products, and breaks on
-    # hints of another rank.
-    image = images + tl.multiple_of(n * stride_in, ALIGNED_IMAGES)[:, None]
-    shown = baseline + tl.multiple_of(n * stride_bn, ALIGNED_BASELINE)[:, None]
+    image = images + tl.max_constancy(tl.multiple_of(n * stride_in, ALIGNED_IMAGES), BLOCK_E)
+    shown = baseline + tl.max_constancy(tl.multiple_of(n * stride_bn, ALIGNED_BASELINE), BLOCK_E)
     image += column_offset(e, x, stride_iw, stride_ic, COLOURS, FLAT_IMAGES)
     shown += column_offset(e, x, stride_bw, stride_bc, COLOURS, FLAT_BASELINE)
-    out = output + tl.multiple_of(pair.to(tl.int64) * height * row, ALIGNED_OUTPUT)[:, None] + e
+    out = output + tl.multiple_of(pair.to(tl.int64) * height * row, ALIGNED_OUTPUT) + e
 
     rows_per_part = tl.cdiv(height, parts)
     first_row = part * rows_per_part

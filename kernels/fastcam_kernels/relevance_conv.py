@@ -374,8 +374,7 @@ def sums_and_gate_kernel(
 
     bits = tl.where(inside, z, 0.0).to(tl.int32, bitcast=True)
     keep_largest(image_largest, bits, position_block, positions, positions_per_image, BLOCK_M)
-    row_smallest = tl.min(tl.where(bits > 0, bits, 0x7FFFFFFF), axis=1)
-    tl.store(block_smallest + program, tl.min(row_smallest, axis=0))
+    tl.store(block_smallest + program, tl.min(tl.where(bits > 0, bits, 0x7FFFFFFF)))
 
     if HAS_BIAS:
         c += tl.load(bias + k, mask=k < k_end, other=0.0).to(tl.float32)

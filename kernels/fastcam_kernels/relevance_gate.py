@@ -69,7 +69,9 @@ def keep_largest(image_largest, bits, position_block, positions, positions_per_i
     first_image = position_block * BLOCK_M // positions_per_image
     last_position = tl.minimum((position_block + 1) * BLOCK_M, positions) - 1
     for image in range(first_image, last_position // positions_per_image + 1):
-        largest = tl.max(tl.where(row_image == image, row_largest, 0), axis=0)
+        # As a column of two axes: what was reduced to one axis triton 3.6 cannot reduce again on sm_100, where bits
+        # come from a matrix product.
+        largest = tl.max(tl.where((row_image == image)[:, None], row_largest[:, None], 0))
         tl.atomic_max(image_largest + image, largest, sem="relaxed")
 
 

@@ -165,3 +165,14 @@ def test_a_build_without_onednn_takes_the_single_steps(monkeypatch: pytest.Monke
         assert not module._onednn_works()
     finally:
         module._onednn_works.cache_clear()
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_a_residual_of_one_position_is_added(kernel: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 4, kernel, kernel, generator=generator)
+    weight = torch.randn(8, 4, kernel, kernel, generator=generator)
+    residual = torch.randn(2, 8, 1, 1, generator=generator)
+    keep(weight)
+    y = convolution(x, weight, None, residual, [1, 1], [0, 0], [1, 1], 1, "relu")
+    torch.testing.assert_close(y, F.relu(F.conv2d(x, weight) + residual), rtol=1e-5, atol=1e-5)
