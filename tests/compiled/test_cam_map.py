@@ -11,14 +11,12 @@ import triton
 from fastcam_kernels import aot, cam_map
 from fastcam_kernels.aot import Compiled
 from fastcam_kernels.launch import Launch
+from tests.compiled.spills import most_spills
 
 SHIPPED = dict(cam_map.shipped())
 SUMS = [name for name in SHIPPED if " sum " in name]
 FINISHES = [name for name in SHIPPED if " finish " in name]
 TABLE = Path(__file__).parents[2] / "bench" / "results" / f"aot-triton-{triton.__version__}.txt"
-
-# Triton 3.6's assembler keeps one register in memory there: written before the loop, read behind it.
-FEW_SPILLS = {("cam_map sum batch=32 layer2 nchw bfloat16 targets=1", "sm_100"): 2}
 
 
 @cache
@@ -35,9 +33,8 @@ def compiled(name: str, target: str) -> Compiled:
 def test_compiles_without_spills_within_the_chip(name: str, target: str) -> None:
     code = compiled(name, target)
     assert code.loads > 0
-    few = FEW_SPILLS.get((name, target), 0)
-    assert code.spills <= few
-    assert code.stack <= 4 * few
+    assert code.spills <= most_spills(name, target)
+    assert code.stack <= 4 * most_spills(name, target)
     assert code.shared <= aot.SHARED_LIMIT[target]
     # At 168 registers three blocks of 128 threads still fit a multiprocessor.
     assert code.registers <= 168

@@ -12,15 +12,13 @@ from torch import Tensor
 from fastcam_kernels import aot, relevance_linear, relevance_linear_backward
 from fastcam_kernels.aot import Compiled
 from fastcam_kernels.launch import Launch
+from tests.compiled.spills import most_spills
 
 SHIPPED = {**dict(relevance_linear.shipped()), **dict(relevance_linear_backward.shipped())}
 PRODUCTS = [name for name in SHIPPED if "VECTOR" in SHIPPED[name].constants]
 BY_MATRICES = [name for name in PRODUCTS if not SHIPPED[name].constants["VECTOR"]]
 TABLE = Path(__file__).parents[2] / "bench" / "results" / f"aot-triton-{triton.__version__}.txt"
 TARGETS = pytest.mark.parametrize("target", aot.TARGETS)
-
-# Triton 3.6's assembler keeps nine registers in memory there: written behind the last product, read for the outputs.
-FEW_SPILLS = {("relevance_linear products N=256 25088->4096 float32 tf32", "sm_100"): 10}
 
 
 @cache
@@ -53,9 +51,8 @@ def test_compiles_without_spills_within_the_chip(name: str, target: str) -> None
     code = compiled(name, target)
     assert code.loads > 0
     assert code.stores > 0
-    few = FEW_SPILLS.get((name, target), 0)
-    assert code.spills <= few
-    assert code.stack <= 4 * few
+    assert code.spills <= most_spills(name, target)
+    assert code.stack <= 4 * most_spills(name, target)
     assert code.shared <= aot.SHARED_LIMIT[target]
     # What ptxas may give a thread is 255, and gfx942 gives 256 where a block has 512 threads.
     assert code.registers <= (256 if target == "gfx942" else 208)
