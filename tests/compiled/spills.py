@@ -2,8 +2,8 @@
 
 import triton
 
-# Instructions that move registers through memory, by version, launch and chip: before and after the products' loops, of
-# the grouped convolution once a tap.
+# Instructions that move registers through memory, by version, launch and chip. Those of products lie before and after
+# their loops, the grouped convolution's once a tap.
 _FEW = {
     "3.6": {
         ("cam_map sum batch=32 layer2 nchw bfloat16 targets=1", "sm_100"): 2,
@@ -13,7 +13,8 @@ _FEW = {
         ("relevance_conv_backward 3x3 512->512 14 bf16 weights", "sm_100"): 4,
         ("relevance_conv_backward 3x3 128->128 g32 56 bf16", "sm_80"): 4,
         ("relevance_linear products N=256 25088->4096 float32 tf32", "sm_100"): 10,
-    }
+    },
+    "3.9": {("masked_inputs write 256 layer4 299 nhwc bfloat16", "sm_80"): 4},
 }
 
 
