@@ -122,11 +122,10 @@ def _biased_maps(network: Network) -> list[Biased]:
     graph = network.graph
     units = [unit for unit in find_units(graph).values() if unit.geometry is not None]
     biased = {unit.norm or unit.layer: unit for unit in units if unit.norm is not None or unit.bias is not None}
-    used = graph.ancestors([graph.logits])
     return [
         Biased(node, biased.get(node))
         for node in graph.nodes
-        if node in used and is_feature_map(graph, node) and (node in biased or is_foldable(node, graph))
+        if node in graph.used and is_feature_map(graph, node) and (node in biased or is_foldable(node, graph))
     ]
 
 

@@ -4,6 +4,7 @@ import operator
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, cast
 
 import torch
@@ -63,6 +64,30 @@ class Graph:
     def classes(self) -> int:
         """The number of classes."""
         return shape(self.logits)[1]
+
+    @cached_property
+    def used(self) -> frozenset[fx.Node]:
+        """What the logits are computed from, themselves included, without weights."""
+        return frozenset(self.ancestors([self.logits]) - self.weights.keys())
+
+    @cached_property
+    def spatial(self) -> frozenset[fx.Node]:
+        """Feature maps whose last two dimensions are positions, as far as the way from the images tells.
+
+        The queries of an attention, (N, heads, tokens, depth), have four dimensions too. Where positions were flattened
+        on the way, four dimensions are taken for a feature map's again only if their last two are an earlier one's
+        (patches put together, channels shuffled).
+        """
+        found: set[fx.Node] = set()
+        sizes: set[tuple[int, ...]] = set()
+        for node in self.nodes:
+            size = shape(node)[2:]
+            if (node not in self.weights and is_feature_map(self, node)) and (
+                node is self.images or size in sizes or any(source in found for source in node.all_input_nodes)
+            ):
+                found.add(node)
+                sizes.add(size)
+        return frozenset(found)
 
     def ancestors(self, nodes: Iterable[fx.Node]) -> set[fx.Node]:
         """What `nodes` are computed from, themselves included."""

@@ -38,27 +38,25 @@ def find_layers(
     several: Sequence[LayerName] = layers if isinstance(layers, Sequence) and not isinstance(layers, str) else [layers]
     if not several:
         raise ValueError("layer: an empty list given; name at least one layer, or leave it out")
-    used = graph.ancestors([graph.logits]) - graph.weights.keys()
 
     def find(layer: LayerName) -> Layer:
         if images and (layer is None or (layer == "input" and layer not in graph.layers)):
             return Layer("input", graph.images)
-        return _find(graph, model, layer, used)
+        return _find(graph, model, layer)
 
     return [find(layer) for layer in several]
 
 
 def layer_names(graph: Graph) -> list[str]:
     """Names of all layers that can be explained, in the order of their computation."""
-    used = graph.ancestors([graph.logits])
     order = {node: i for i, node in enumerate(graph.nodes)}
-    names = [(order[nodes[-1]], name) for name, nodes in graph.layers.items() if _is_usable(graph, nodes[-1], used)]
+    names = [(order[nodes[-1]], name) for name, nodes in graph.layers.items() if _is_usable(graph, nodes[-1])]
     return [name for _, name in sorted(names)]
 
 
-def _find(graph: Graph, model: nn.Module, layer: LayerName, used: set[fx.Node]) -> Layer:
+def _find(graph: Graph, model: nn.Module, layer: LayerName) -> Layer:
     if layer is None:
-        return _default(graph, used)
+        return _default(graph)
     if isinstance(layer, nn.Module):
         name = _name_of(model, layer)
     elif isinstance(layer, str):
@@ -68,7 +66,7 @@ def _find(graph: Graph, model: nn.Module, layer: LayerName, used: set[fx.Node]) 
             f"layer: {type(layer).__name__} given; a module name, a module, None or a list of these is valid"
         )
     node = _node(graph, model, name)
-    if node not in used:
+    if node not in graph.used:
         raise ValueError(f"layer: the logits do not depend on {name!r}; choose one of {_some(layer_names(graph))}")
     if node is graph.images:
         raise ValueError(f"layer: {name!r} returns the images themselves; choose one of {_some(layer_names(graph))}")
@@ -81,10 +79,10 @@ def _find(graph: Graph, model: nn.Module, layer: LayerName, used: set[fx.Node]) 
     return Layer(name, node)
 
 
-def _default(graph: Graph, used: set[fx.Node]) -> Layer:
-    spatial = _spatial(graph)
+def _default(graph: Graph) -> Layer:
+    candidates = graph.used & graph.spatial
     for node in reversed(graph.nodes):
-        if node in used and node in spatial and node is not graph.images and node.target not in _GLOBAL_POOLS:
+        if node in candidates and node is not graph.images and node.target not in _GLOBAL_POOLS:
             name = label(graph, node)
             if _turns_into_tokens(graph, node):
                 raise ValueError(
@@ -94,24 +92,6 @@ def _default(graph: Graph, used: set[fx.Node]) -> Layer:
                 )
             return Layer(name, node)
     raise ValueError("layer: the model has no tensor with channels at more than one position; it is no CNN")
-
-
-def _spatial(graph: Graph) -> set[fx.Node]:
-    """Feature maps whose last two dimensions are positions, as far as the way from the images tells.
-
-    The queries of an attention, (N, heads, tokens, depth), have four dimensions too. Where positions were flattened on
-    the way, four dimensions are taken for a feature map's again only if their last two are an earlier one's (patches
-    put together, channels shuffled).
-    """
-    found: set[fx.Node] = set()
-    sizes: set[tuple[int, ...]] = set()
-    for node in graph.nodes:
-        if (node not in graph.weights and is_feature_map(graph, node)) and (
-            node is graph.images or shape(node)[2:] in sizes or any(source in found for source in node.all_input_nodes)
-        ):
-            found.add(node)
-            sizes.add(shape(node)[2:])
-    return found
 
 
 def _turns_into_tokens(graph: Graph, layer: fx.Node) -> bool:
@@ -182,5 +162,5 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(shown) if len(names) <= 6 else f"..., {', '.join(shown)}"
 
 
-def _is_usable(graph: Graph, node: fx.Node, used: set[fx.Node]) -> bool:
-    return node in used and node is not graph.images and is_feature_map(graph, node)
+def _is_usable(graph: Graph, node: fx.Node) -> bool:
+    return node in graph.used and node is not graph.images and is_feature_map(graph, node)

@@ -117,12 +117,11 @@ def stage_layers(subject: Subject, count: int) -> list[str]:
     """
     network = network_for(subject.model, subject.inputs, precision=subject.precision)
     graph = network.graph
-    used = graph.ancestors([graph.logits])
     (last,) = find_layers(graph, subject.model, None)
     order = {node: position for position, node in enumerate(graph.nodes)}
     # What no module returned (a padded copy, say) is no stage.
     calls = [nodes[-1] for nodes in graph.layers.values()]
-    returned = {node for node in calls if node in used and is_feature_map(graph, node)}
+    returned = {node for node in calls if node in graph.used and is_feature_map(graph, node)}
     found: dict[tuple[int, ...], str] = {}
     for node in sorted(returned - {graph.images}, key=order.__getitem__):
         size = shape(node)[2:]
