@@ -1,7 +1,6 @@
 """Ahead of time: every configuration that ships, compiled for chips that are not here."""
 
 import re
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -9,8 +8,8 @@ import torch
 import triton
 
 from fastcam_kernels import aot, cam_map
-from fastcam_kernels.aot import Compiled
 from fastcam_kernels.launch import Launch
+from tests.compiled.shipped import compiler_of
 from tests.compiled.spills import most_spills
 
 SHIPPED = dict(cam_map.shipped())
@@ -18,14 +17,7 @@ SUMS = [name for name in SHIPPED if " sum " in name]
 FINISHES = [name for name in SHIPPED if " finish " in name]
 TABLE = Path(__file__).parents[2] / "bench" / "results" / f"aot-triton-{triton.__version__}.txt"
 
-
-@cache
-def all_compiled(target: str) -> dict[str, Compiled]:
-    return aot.compile_launches(SHIPPED, target)
-
-
-def compiled(name: str, target: str) -> Compiled:
-    return all_compiled(target)[name]
+compiled = compiler_of(SHIPPED)
 
 
 @pytest.mark.parametrize("target", aot.TARGETS)

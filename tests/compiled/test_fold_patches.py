@@ -9,19 +9,12 @@ import torch
 import triton
 
 from fastcam_kernels import aot, fold_patches
-from fastcam_kernels.aot import Compiled
+from tests.compiled.shipped import compiler_of
 
 SHIPPED = dict(fold_patches.shipped())
 TABLE = Path(__file__).parents[2] / "bench" / "results" / f"aot-triton-{triton.__version__}.txt"
 
-
-@cache
-def all_compiled(target: str) -> dict[str, Compiled]:
-    return aot.compile_launches(SHIPPED, target)
-
-
-def compiled(name: str, target: str) -> Compiled:
-    return all_compiled(target)[name]
+compiled = compiler_of(SHIPPED)
 
 
 @cache

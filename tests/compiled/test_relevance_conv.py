@@ -6,7 +6,6 @@ compilation takes a second. The kept table holds all.
 
 import re
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -14,8 +13,8 @@ import torch
 import triton
 
 from fastcam_kernels import aot, relevance_conv
-from fastcam_kernels.aot import Compiled
 from fastcam_kernels.tuning import Choice
+from tests.compiled.shipped import compiler_of
 
 SHIPPED = dict(relevance_conv.shipped())
 TABLE = Path(__file__).parents[2] / "bench" / "results" / f"aot-triton-{triton.__version__}.txt"
@@ -40,14 +39,7 @@ HERE = [name for name in SHIPPED if " sums " in name and name not in TWINS] + CL
 PAIRS = [(name, "sm_90") for name in HERE] + [(name, chip) for name in EVERYWHERE for chip in ("sm_80", "sm_100")]
 PRODUCTS = [(name, target) for name, target in PAIRS if "depthwise" not in name]
 
-
-@cache
-def all_compiled(target: str) -> dict[str, Compiled]:
-    return aot.compile_launches(SHIPPED, target)
-
-
-def compiled(name: str, target: str) -> Compiled:
-    return all_compiled(target)[name]
+compiled = compiler_of(SHIPPED, PAIRS)
 
 
 @pytest.mark.parametrize(("name", "target"), PAIRS)

@@ -1,7 +1,6 @@
 """Ahead of time: every configuration that ships, compiled for chips that are not here; and which one serves what."""
 
 import re
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -10,8 +9,8 @@ import triton
 
 from fastcam_kernels import aot
 from fastcam_kernels import relevance_conv_backward as kernel
-from fastcam_kernels.aot import Compiled
 from fastcam_kernels.launch import Launch
+from tests.compiled.shipped import compiler_of
 from tests.compiled.spills import most_spills
 
 SHIPPED = dict(kernel.shipped())
@@ -22,14 +21,7 @@ TABLE = Path(__file__).parents[2] / "bench" / "results" / f"aot-triton-{triton._
 ON_EVERY_CHIP = pytest.mark.parametrize("target", aot.TARGETS)
 ON_NVIDIAS = pytest.mark.parametrize("target", aot.NVIDIA_TARGETS)
 
-
-@cache
-def all_compiled(target: str) -> dict[str, Compiled]:
-    return aot.compile_launches(SHIPPED, target)
-
-
-def compiled(name: str, target: str) -> Compiled:
-    return all_compiled(target)[name]
+compiled = compiler_of(SHIPPED)
 
 
 def reduces(name: str) -> bool:

@@ -1,28 +1,20 @@
 """Ahead of time: the elementwise kernels of the z+ convolution, compiled for chips that are not here."""
 
 import re
-from functools import cache
 from pathlib import Path
 
 import pytest
 import triton
 
 from fastcam_kernels import aot, relevance_gate
-from fastcam_kernels.aot import Compiled
+from tests.compiled.shipped import compiler_of
 
 SHIPPED = dict(relevance_gate.shipped())
 TABLE = Path(__file__).parents[2] / "bench" / "results" / f"aot-triton-{triton.__version__}.txt"
 FIRST = next(name for name in SHIPPED if " finish " in name)
 PAIRS = [(name, "sm_90") for name in SHIPPED] + [(FIRST, "sm_80"), (FIRST, "sm_100")]
 
-
-@cache
-def all_compiled(target: str) -> dict[str, Compiled]:
-    return aot.compile_launches(SHIPPED, target)
-
-
-def compiled(name: str, target: str) -> Compiled:
-    return all_compiled(target)[name]
+compiled = compiler_of(SHIPPED, PAIRS)
 
 
 @pytest.mark.parametrize(("name", "target"), PAIRS)

@@ -1,7 +1,6 @@
 """Ahead of time: the linear layer's kernels, there and back, compiled for chips that are not here."""
 
 import re
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -10,8 +9,8 @@ import triton
 from torch import Tensor
 
 from fastcam_kernels import aot, relevance_linear, relevance_linear_backward
-from fastcam_kernels.aot import Compiled
 from fastcam_kernels.launch import Launch
+from tests.compiled.shipped import compiler_of
 from tests.compiled.spills import most_spills
 
 SHIPPED = {**dict(relevance_linear.shipped()), **dict(relevance_linear_backward.shipped())}
@@ -20,14 +19,7 @@ BY_MATRICES = [name for name in PRODUCTS if not SHIPPED[name].constants["VECTOR"
 TABLE = Path(__file__).parents[2] / "bench" / "results" / f"aot-triton-{triton.__version__}.txt"
 TARGETS = pytest.mark.parametrize("target", aot.TARGETS)
 
-
-@cache
-def all_compiled(target: str) -> dict[str, Compiled]:
-    return aot.compile_launches(SHIPPED, target)
-
-
-def compiled(name: str, target: str) -> Compiled:
-    return all_compiled(target)[name]
+compiled = compiler_of(SHIPPED)
 
 
 def weights(launch: Launch) -> dict[str, Tensor]:
