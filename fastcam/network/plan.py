@@ -33,7 +33,7 @@ _AS_THEY_ARE: Operations = {}
 class Step:
     """One value to make.
 
-    overwrites: the operand, if any, whose memory takes the result: one that nothing else reads.
+    overwrites: the operand, if any, whose memory may take the result: nothing reads it any more.
     releases: values that no later step reads.
     """
 
@@ -70,13 +70,17 @@ def make_plan(
     units = find_units(graph, keep=(*wanted, *given, *operands), apart=apart)
     reads = _reads(graph, wanted, given, units)
     ordered = [node for node in graph.nodes if node in reads and node not in given and node not in graph.weights]
-    last_reader = {source: node for node in ordered for source in reads[node]}
+    readers: dict[fx.Node, list[fx.Node]] = {}
+    for node in ordered:
+        for source in dict.fromkeys(reads[node]):
+            readers.setdefault(source, []).append(node)
     released: dict[fx.Node, list[fx.Node]] = {}
-    for source, reader in last_reader.items():
+    for source, those in readers.items():
         if source not in wanted and source not in graph.weights:
-            released.setdefault(reader, []).append(source)
+            released.setdefault(those[-1], []).append(source)
+    kept = {*wanted, *given}
     steps = tuple(
-        Step(node, units.get(node), _overwritten(node, units, {*wanted, *given}), tuple(released.get(node, ())))
+        Step(node, units.get(node), _overwritten(node, units, readers, kept), tuple(released.get(node, ())))
         for node in ordered
     )
     return Plan(steps, wanted)
@@ -112,7 +116,7 @@ def run(
 def evaluate(step: Step, values: Values, weights: Weights, operations: Operations = _AS_THEY_ARE) -> Any:
     """Compute one step's value."""
     if step.unit is not None:
-        return compute(step.unit, values, weights)
+        return compute(step.unit, values, weights, overwrite=step.overwrites is not None)
     node, names = step.node, weights.graph.weights
 
     def operand(source: fx.Node) -> Any:
@@ -130,14 +134,19 @@ def evaluate(step: Step, values: Values, weights: Weights, operations: Operation
     return function(*args, **kwargs)
 
 
-def compute(unit: Unit, values: Values, weights: Weights) -> Tensor:
-    """activation(layer(x, W') + b' + residual), computed in the weights' dtype and rounded once to that of x."""
+def compute(unit: Unit, values: Values, weights: Weights, *, overwrite: bool = False) -> Tensor:
+    """activation(layer(x, W') + b' + residual), computed in the weights' dtype and rounded once to that of x.
+
+    overwrite: the result may take the residual's memory.
+    """
     affine, x = weights.affine(unit), values[unit.input]
     operand = x.to(affine.weight.dtype)
     if unit.geometry is None:
         return activate(F.linear(operand, affine.weight, affine.bias), unit.activation_name).to(x.dtype)
-    residual = None if unit.residual is None else values[unit.residual].to(affine.weight.dtype)
-    y = convolution(operand, affine.weight, affine.bias, residual, *unit.geometry.arguments, unit.activation_name)
+    given = None if unit.residual is None else values[unit.residual]
+    residual = None if given is None else given.to(affine.weight.dtype)
+    operands, own = (operand, affine.weight, affine.bias, residual), residual is not given
+    y = convolution(*operands, *unit.geometry.arguments, unit.activation_name, overwrite=overwrite or own)
     return y.to(x.dtype)
 
 
@@ -159,13 +168,35 @@ def _reads(
     return found
 
 
-def _overwritten(node: fx.Node, units: Mapping[fx.Node, Unit], kept: set[fx.Node]) -> fx.Node | None:
+def _overwritten(
+    node: fx.Node, units: Mapping[fx.Node, Unit], readers: Mapping[fx.Node, list[fx.Node]], kept: Collection[fx.Node]
+) -> fx.Node | None:
+    """The operand whose memory the result of `node` may take."""
+    if node in units:
+        return _overwritten_residual(node, units, readers, kept)
+    return _overwritten_operand(node, units, kept)
+
+
+def _overwritten_residual(
+    node: fx.Node, units: Mapping[fx.Node, Unit], readers: Mapping[fx.Node, list[fx.Node]], kept: Collection[fx.Node]
+) -> fx.Node | None:
+    """The residual that a unit adds, if it is a unit's output, too, and this unit its last reader.
+
+    Units make fresh tensors, and no views: where all readers are units, nothing else looks at that memory.
+    """
+    residual = units[node].residual
+    if residual is None or residual in kept or residual not in units:
+        return None
+    return residual if readers[residual][-1] is node and all(reader in units for reader in readers[residual]) else None
+
+
+def _overwritten_operand(node: fx.Node, units: Mapping[fx.Node, Unit], kept: Collection[fx.Node]) -> fx.Node | None:
     """The operand that an in-place form of `node` may write to.
 
     An addition writes to a unit's output, an activation to a unit's, an addition's or a batch norm's: fresh
     tensors that, with one reader, are no view of anything and are viewed by nothing.
     """
-    if node.target not in _IN_PLACE or node in units:
+    if node.target not in _IN_PLACE:
         return None
     fresh = (aten.add.Tensor, aten.batch_norm.default)
     for operand in node.args[:2]:

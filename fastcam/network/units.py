@@ -186,7 +186,7 @@ def _with_residual(addition: fx.Node, units: dict[fx.Node, Unit], kept: set[fx.N
         return None
     for operand in (first, second):
         unit = units.get(operand)
-        if unit is None or unit.geometry is None or unit.activation is not None:
+        if unit is None or unit.geometry is None or unit.addition is not None or unit.activation is not None:
             continue
         if _sole_reader(operand, kept) is addition:
             reader = _sole_reader(addition, kept)

@@ -6,6 +6,7 @@ outlive a call, so it is asked only where the weights are known to be finite and
 """
 
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,10 +35,13 @@ def convolution(
     dilation: list[int],
     groups: int,
     activation: str,
+    *,
+    overwrite: bool = False,
 ) -> Tensor:
     """Return activation(conv(x, W) + b + residual), in the dtype of the weights; residual: like the result.
 
-    oneDNN's results are channels-last.
+    oneDNN's results are channels-last. overwrite: the residual is nobody else's, and its memory may take the result:
+    a large result's own memory comes from the system page by page, which costs about as much as filling it.
     """
     if not _onednn_serves(x, weight, residual):
         y = F.conv2d(x, weight, bias, stride, padding, dilation, groups)
@@ -54,8 +58,11 @@ def convolution(
         y = fused.default(x, blocks, bias, *geometry, *_FUSED[inside], "").add_(residual)
     else:
         inside = activation if activation in _FUSED_WITH_RESIDUAL else "none"
-        behind = _FUSED_WITH_RESIDUAL[inside]
-        y = fused.binary(x, residual, blocks, bias, *geometry, "add", 1.0, behind, [], "")
+        behind: tuple[Any, ...] = ("add", 1.0, _FUSED_WITH_RESIDUAL[inside], [], "")
+        if overwrite and residual.is_contiguous(memory_format=torch.channels_last):
+            y = torch.ops.mkldnn._convolution_pointwise_.binary(residual, x, blocks, bias, *geometry, *behind)
+        else:
+            y = fused.binary(x, residual, blocks, bias, *geometry, *behind)
     return y if inside == activation else activate(y, activation)
 
 
@@ -102,8 +109,9 @@ def _onednn_works() -> bool:
         added = mkldnn._convolution_pointwise.binary(
             one, one, one, None, zero, unit, unit, 1, "add", 1.0, "relu", [], ""
         )
+        mkldnn._convolution_pointwise_.binary(added, one, one, None, zero, unit, unit, 1, "add", 1.0, "relu", [], "")
         blocks = mkldnn._reorder_convolution_transpose_weight(one, zero, zero, unit, unit, 1, size)
         back = mkldnn._convolution_transpose_pointwise(one, blocks, None, zero, zero, unit, unit, 1, "none", [], "")
     except (AttributeError, RuntimeError):  # a build without oneDNN, or for a processor that it does not serve
         return False
-    return bool(plain.item() == 0 and added.item() == 2 and back.item() == 1)
+    return bool(plain.item() == 0 and added.item() == 3 and back.item() == 1)

@@ -23,15 +23,17 @@ def zero_share(dtype: torch.dtype) -> float:
 
 
 def gate(y: Tensor, z: Tensor, *, reciprocal: bool, dtype: torch.dtype) -> Tensor:
-    """Q = y / Z, or 1 / Z, and 0 where Z is 0, formed in at least float32 and rounded to `dtype`; z is overwritten.
+    """Q = y / Z, or 1 / Z, and 0 where Z is 0, formed in at least float32 and rounded to `dtype`.
 
-    y, z: (N, ...), z >= 0. Z counts as 0 up to 1e-6 (float64: 1e-14) of its largest value in the image.
+    y, z: (N, ...), z >= 0. Z counts as 0 up to 1e-6 (float64: 1e-14) of its largest value in the image. z is
+    overwritten, and its memory may be the result's.
     """
     wide = torch.promote_types(torch.float32, dtype)
     z = z.to(wide)
     floor = z.amax(dim=tuple(range(1, z.dim())), keepdim=True) * zero_share(wide)
-    q = z.reciprocal() if reciprocal else y.to(wide) / z
-    # threshold_backward(q, d, 0) is "q where d > 0, else 0" in one vectorised pass, NaN of 0 / 0 included;
-    # a comparison and a select would cost five times as much on a CPU.
-    torch.ops.aten.threshold_backward.grad_input(q, z.sub_(floor), 0.0, grad_input=q)
+    # Z = inf where it counts as 0, since y / inf = 0. Four passes over memory that the caches hold; a comparison and a
+    # select would cost five times as much on a CPU, and new memory as much as all of them. Z - floor + floor is Z but
+    # for its last bit.
+    torch.threshold_(z.sub_(floor), 0.0, torch.inf).add_(floor)
+    q = z.reciprocal_() if reciprocal else torch.div(y.to(wide), z, out=z)
     return q.to(dtype)

@@ -98,6 +98,10 @@ def relevance_conv_backward_reference(
     """
     operand = gated(signal, gate).to(positive.dtype)
     geometry = (size, stride, padding, dilation, groups)
+    if negative is None and residual is not None and _is_spread(positive, stride, padding):
+        g = residual.to(gate.dtype, memory_format=torch.channels_last, copy=True)
+        g[:, :, :: stride[0], :: stride[1]].add_(_unspread(operand, positive, groups))
+        return g
     g = _adjoint(operand, positive, *geometry).to(gate.dtype)
     if negative is not None:
         assert x is not None
@@ -127,7 +131,7 @@ def relevance_conv_weights_reference(
         signal, gate, x, positive, negative, residual, size, stride, padding, dilation, groups
     )
     number = torch.promote_types(gate.dtype, torch.float32)
-    relevance = g.view(-1, *x.shape).to(number) * x.to(number)
+    relevance = g.view(-1, *x.shape).to(number).mul_(x.to(number))
     return relevance.sum(dim=(3, 4)).flatten(0, 1)
 
 
@@ -142,9 +146,8 @@ def _adjoint(
 ) -> Tensor:
     """conv_transpose(s, weight) onto an input of `size`: the adjoint of conv(., weight)."""
     kernel = list(weight.shape[2:])
-    if kernel == [1, 1] and padding == [0, 0] and stride != [1, 1]:
-        # Every input between the strides gets 0: spread the small result over the grid.
-        g = transposed_convolution(s, weight, [1, 1], [0, 0], [0, 0], [1, 1], groups)
+    if _is_spread(weight, stride, padding):
+        g = _unspread(s, weight, groups)
         shape = (g.shape[0], g.shape[1], *size)
         spread = torch.empty(shape, dtype=g.dtype, device=g.device, memory_format=torch.channels_last).zero_()
         spread[:, :, :: stride[0], :: stride[1]] = g
@@ -154,6 +157,16 @@ def _adjoint(
         for full, small, step, pad, d, k in zip(size, s.shape[2:], stride, padding, dilation, kernel, strict=True)
     ]
     return transposed_convolution(s, weight, stride, padding, extra, dilation, groups)
+
+
+def _is_spread(weight: Tensor, stride: list[int], padding: list[int]) -> bool:
+    """Whether every input between the strides gets 0."""
+    return list(weight.shape[2:]) == [1, 1] and padding == [0, 0] and stride != [1, 1]
+
+
+def _unspread(s: Tensor, weight: Tensor, groups: int) -> Tensor:
+    """What the inputs at the strides get."""
+    return transposed_convolution(s, weight, [1, 1], [0, 0], [0, 0], [1, 1], groups)
 
 
 def gated(signal: Tensor, gate: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ in proportion to their signed inputs, an activation passes relevance on, a gate 
 """
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -56,13 +56,35 @@ def activation(call: Call, values: Values) -> tuple[Tensor, Pullback]:
         y = evaluate(call.step, values, call.network.weights)
         if call.form is Form.R:
             return y, lambda signal: [Signal(signal)]
-        return y, lambda signal: [Signal(_where_positive(signal, y), fresh=True)]
+        return y, Mask(y)
     x = values[source]
     y = evaluate(replace(call.step, overwrites=None), values, call.network.weights)
     if call.form is Form.R:
         return y, lambda signal: [Signal(signal * _nonzero(x), fresh=True)]
     slope = torch.where(x == 0, torch.zeros_like(x), y / x)
     return y, lambda signal: [Signal(signal * slope, fresh=True)]
+
+
+@dataclass(frozen=True, eq=False)
+class Mask:
+    """The way back through a ReLU, in form G: what comes, where the ReLU's result y is above 0."""
+
+    y: Tensor
+
+    def __call__(self, signal: Tensor) -> list[Signal]:
+        """G (T, N, ...) for signals (T, N, ...)."""
+        return self._into(torch.empty_like(signal), signal)
+
+    def overwrite(self, signal: Tensor) -> list[Signal]:
+        """The same, in the signal's own memory."""
+        return self._into(signal, signal)
+
+    def _into(self, g: Tensor, signal: Tensor) -> list[Signal]:
+        if signal.shape[0] == 1:
+            torch.ops.aten.threshold_backward.grad_input(signal[0], self.y, 0.0, grad_input=g[0])
+        else:
+            torch.mul(signal, self.y.sign(), out=g)
+        return [Signal(g, fresh=True)]
 
 
 def passing(call: Call, values: Values) -> tuple[Tensor, Pullback]:
@@ -166,13 +188,6 @@ def _as_g(signal: Tensor, y: Tensor, form: Form) -> Tensor:
     if form is Form.G:
         return signal * _nonzero(y)
     return torch.where(y == 0, torch.zeros_like(signal), signal / y)
-
-
-def _where_positive(signal: Tensor, y: Tensor) -> Tensor:
-    if signal.shape[0] == 1:
-        g: Tensor = torch.ops.aten.threshold_backward(signal[0], y, 0.0)
-        return g.unsqueeze(0)
-    return signal * y.sign()
 
 
 def _nonzero(x: Tensor) -> Tensor:

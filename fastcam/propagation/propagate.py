@@ -15,6 +15,7 @@ from fastcam.network.plan import Plan, Values, evaluate, make_plan
 from fastcam.network.precision import matrix_precision
 from fastcam.ops.seeds import FUSED_SEEDS, SEEDS
 from fastcam.propagation.composites import Composite
+from fastcam.propagation.operations import Mask
 from fastcam.propagation.rule import Call, Form, Pullback, Rule, RuleSet, Signal
 from fastcam.propagation.transposed import Spread, WayBack
 
@@ -134,7 +135,7 @@ def _forward(
     kept: Values = {node: value for node, value in values.items() if node in mixed}
     pullbacks: dict[fx.Node, Pullback] = {}
     for planned in route.plan.steps:
-        step = replace(planned, overwrites=None) if keep_all else planned
+        step = replace(planned, overwrites=None) if keep_all or planned.overwrites in mixed else planned
         node = step.node
         if node in route.rules:
             call = Call(step, route.form[node], route.receivers[node], network, given)
@@ -195,7 +196,10 @@ def _backward(
             else:
                 (signals[source],) = pullback(signal.tensor, others)
             continue
-        sent = pullback(signal.tensor)
+        if isinstance(pullback, Mask) and signal.fresh and lost is None:
+            sent = pullback.overwrite(signal.tensor)
+        else:
+            sent = pullback(signal.tensor)
         if lost is not None:
             parts = zip(sent, route.receivers[node], strict=True)
             came = _total(signal.tensor, route.form[node], kept[node])

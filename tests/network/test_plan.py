@@ -176,9 +176,67 @@ def test_every_layer_is_what_the_module_returns(model: nn.Module, network: Netwo
         torch.testing.assert_close(values[node], seen[name], rtol=1e-12, atol=1e-12)
 
 
+def _overwritten(network: Network, layers: list[str]) -> dict[str, str]:
+    kept = [network.graph.layers[name][0] for name in layers]
+    steps = network.plan([network.graph.logits, *kept]).steps
+    return {step.node.name: step.overwrites.name for step in steps if step.overwrites is not None}
+
+
+class Branches(nn.Module):
+    """A residual that somebody else looks at: another operation, another unit behind the addition, a view."""
+
+    def __init__(self, reader: str) -> None:
+        super().__init__()
+        self.first, self.second, self.third = (nn.Conv2d(4, 4, 1) for _ in range(3))
+        self.reader = reader
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        y = self.second(x)
+        if self.reader == "operation":
+            return (self.third(y) + x + F.max_pool2d(x, 1)).mean(dim=(2, 3))
+        if self.reader == "view":
+            rows = x.flatten(2)
+            return (self.third(y) + x).mean(dim=(2, 3)) + rows.sum(dim=2)
+        return (self.third(y) + x).mean(dim=(2, 3)) + self.second(x).amax(dim=(2, 3))
+
+
+@pytest.mark.parametrize("reader", ["operation", "behind", "view"])
+def test_a_residual_that_somebody_else_reads_is_not_overwritten(reader: str) -> None:
+    torch.manual_seed(0)
+    model, images = Branches(reader).eval(), torch.randn(2, 4, 5, 5)
+    network = network_for(model, images)
+    (residual,) = network.graph.layers["first"]
+    assert residual.name not in _overwritten(network, []).values()
+    with torch.no_grad():
+        torch.testing.assert_close(network.forward(images)[0], model(images))
+
+
+class Fused(nn.Module):
+    """Three branches added up, as HRNet does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(nn.Conv2d(3, 4, 1) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second, third = self.branches
+        return F.relu(first(x) + second(x) + third(x)).mean(dim=(2, 3))
+
+
+def test_a_sum_of_several_convolutions() -> None:
+    torch.manual_seed(0)
+    model, images = Fused().eval().double(), torch.randn(2, 3, 5, 5, dtype=torch.float64)
+    network = network_for(model, images)
+    with torch.no_grad():
+        torch.testing.assert_close(network.forward(images)[0], model(images))
+    assert len(find_units(network.graph)) == 3
+
+
 def test_memory_is_reused_where_nothing_else_reads(network: Network) -> None:
-    steps = network.plan([network.graph.logits]).steps
-    assert [step.node.name for step in steps if step.overwrites is not None] == []
+    # The second block adds the first one's output, which its first convolution has read by then.
+    assert _overwritten(network, []) == {"relu__2": "relu_", "relu__4": "relu__2"}
+    assert _overwritten(network, ["2"]) == {"relu__2": "relu_"}
     steps = make_plan(network.graph, [network.graph.logits], apart=network.graph.nodes).steps
     overwriting = [step.node.name for step in steps if step.overwrites is not None]
     assert overwriting == ["add", "relu__2", "add_1", "relu__4"]

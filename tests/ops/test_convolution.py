@@ -64,6 +64,19 @@ def test_equals_the_single_steps(
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
+@pytest.mark.parametrize("activation", ["none", "relu", "silu"])
+@pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES.keys())
+def test_the_result_takes_the_memory_of_a_residual_that_may_be_overwritten(
+    geometry: tuple, activation: str, layout: torch.memory_format
+) -> None:
+    x, weight, bias, residual = draw(geometry, torch.float32, layout)
+    expected = convolution(x, keep(weight), bias, residual, *geometry[:4], activation)
+    y = convolution(x, weight, bias, residual, *geometry[:4], activation, overwrite=True)
+    torch.testing.assert_close(y, expected, rtol=1e-6, atol=1e-6)
+    assert (y.data_ptr() == residual.data_ptr()) == (layout == torch.channels_last)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
 @pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES.keys())
 def test_transposed_equals_pytorch(geometry: tuple, layout: torch.memory_format) -> None:
     x, weight, _, signal = draw(geometry, torch.float32, layout)
