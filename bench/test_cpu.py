@@ -28,6 +28,7 @@ from torchvision.models import resnet50
 
 import fastcam
 from bench.compare import compare, fastest_batch
+from bench.interleave import summary
 from fastcam.models.loading import load_model
 from fastcam.network.cache import network_for
 from fastcam.photos import read_photo
@@ -84,7 +85,7 @@ def test_relevance_cam_against_forward(
             "relevance_cam layer1-4, one pass": relevance(STAGES),
         },
         yardstick="own forward",
-        rounds=11,
+        rounds=21,
         model="resnet50",
         batch=8,
         precision=precision,
@@ -221,6 +222,61 @@ def test_agreement_with_float32(benchmark: BenchmarkFixture) -> None:
     cases.append(("score_cam", "bfloat16"))
     found = benchmark.pedantic(lambda: {f"{m}, {p}": least(m, p) for m, p in cases}, rounds=1)
     benchmark.extra_info.update(model="efficientnet_lite0", layer=LAYER, correlation=found)
+
+
+_FORWARD = """
+import statistics, sys, time, torch, fastcam
+from fastcam.commands.allocation import keep_freed_memory
+from fastcam.network.cache import network_for
+
+torch.set_num_threads(2)
+model, images = fastcam.models.efficientnet_lite0().eval(), torch.randn(32, 3, 224, 224)
+network = network_for(model, images)
+if "kept" in sys.argv:
+    assert keep_freed_memory()
+
+def forward():
+    if "own" in sys.argv:
+        return [network.forward(part) for part in images.split(network.portion(images.device))]
+    with torch.inference_mode():
+        return model(images)
+
+seconds = []
+for _ in range(7):
+    start = time.perf_counter()
+    forward()
+    seconds.append(time.perf_counter() - start)
+print(statistics.median(seconds[2:]))
+"""
+
+
+def test_forward_in_kept_memory(benchmark: BenchmarkFixture) -> None:
+    """What it costs that freed memory goes back to the system; each variant in processes of its own."""
+    variants = {
+        f"{whose} forward{', freed memory kept' if memory == 'kept' else ''}": [whose, memory]
+        for whose in ("own", "stock")
+        for memory in ("given_back", "kept")
+    }
+
+    def measure() -> dict[str, list[float]]:
+        seconds: dict[str, list[float]] = {name: [] for name in variants}
+        for _ in range(3):
+            for name, arguments in variants.items():
+                command = [sys.executable, "-c", _FORWARD, *arguments]
+                output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+                seconds[name].append(float(output.splitlines()[-1]))
+        return seconds
+
+    seconds = benchmark.pedantic(measure, rounds=1)
+    yardstick = next(iter(variants))
+    benchmark.extra_info.update(
+        model="efficientnet_lite0",
+        batch=32,
+        precision="float32",
+        yardstick=yardstick,
+        threads=torch.get_num_threads(),
+        seconds={name: summary(values, seconds[yardstick]) for name, values in seconds.items()},
+    )
 
 
 _PEAK = """
