@@ -143,20 +143,21 @@ def cost_of(method: Method) -> Cost:
     return Cost(forwards, backwards if to_image else 0, 0 if to_image else backwards, area)
 
 
-def ucag_row(method: str, forward: float, seconds: float) -> dict[str, Any]:
+def ucag_row(method: str, forward: float, seconds: float, measured: float | None) -> dict[str, Any]:
     """UCAG of a method at its defaults: the image once, then the method on each enlarged patch.
 
-    forward, seconds: of an image's forward pass and of the method on an image.
+    forward, seconds: of an image's forward pass and of the method on an image. measured: images per second of UCAG
+    itself.
     """
     with torch.device("meta"):
         grid = Ucag(resnet50(), method=method).grid(SIDE, SIDE)
     patches, (height, width) = len(grid.tops), grid.size
-    total = forward + patches * seconds * height * width / SIDE**2
+    total = 1 / measured if measured else forward + patches * seconds * height * width / SIDE**2
     return {
         "forwards": f"1 + {patches} at {width / SIDE:.2g} times the side",
         "backwards": str(patches),
         "hours": total * IMAGES / 3600,
-        "measured": False,
+        "measured": measured is not None,
     }
 
 
@@ -231,7 +232,7 @@ def hours(measured: Mapping[str, Any]) -> dict[str, Any]:
             "hours": per_method[method.name] * IMAGES / 3600,
             "measured": method.name in rates,
         }
-    found["methods"]["ucag of grad_cam"] = ucag_row("grad_cam", forward, per_method["grad_cam"])
+    found["methods"]["ucag of grad_cam"] = ucag_row("grad_cam", forward, per_method["grad_cam"], rates.get("ucag"))
     for name in METRICS:
         alone, again = metric_passes(name)
         seconds = alone * forward + again * per_method["grad_cam"]

@@ -141,6 +141,7 @@ def test_measured_rates_take_the_place_of_estimates(tmp_path: Path, estimated: d
         row("resnet50", "grad_cam", "layer4", 256, 5000.0),
         row("resnet50", "grad_cam", "layer4", 1, 100.0),
         row("resnet50", "relevance_cam", "layer2", 256, 700.0),
+        row("resnet50", "ucag", "layer4", 8, 40.0),
         row("efficientnet_lite0", "score_cam", "head.activation", 1, 9.0),
     ]
     file = {"machine": {"gpu": "NVIDIA H200"}, "methods": {"rows": rows}}
@@ -150,6 +151,8 @@ def test_measured_rates_take_the_place_of_estimates(tmp_path: Path, estimated: d
     assert found["methods"]["grad_cam"]["hours"] == pytest.approx(50_000 / 5000 / 3600)
     assert found["methods"]["grad_cam"]["measured"]
     assert not found["methods"]["relevance_cam"]["measured"]
+    assert found["methods"]["ucag of grad_cam"]["hours"] == pytest.approx(50_000 / 40 / 3600)
+    assert found["methods"]["ucag of grad_cam"]["measured"]
     assert found["forward_images_per_s"] == pytest.approx(10_000)
     assert found["metrics"]["drop"]["hours"] == pytest.approx(50_000 / 10_000 / 3600)
     assert "(estimated)" in evaluation_tables({"hours": found})
