@@ -526,3 +526,29 @@ def test_errors_are_raised_and_not_logged_too(
         fastcam.grad_cam(fixed, GOOD)
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert not capfd.readouterr().err
+
+
+class Undecided(nn.Module):
+    """Its course depends on the values of the images."""
+
+    def __init__(self, course: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.course = course
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.course(x)
+
+
+@pytest.mark.parametrize(
+    "course",
+    [lambda x: x if x.mean() > 0 else -x, lambda x: x[..., : int(x.amax()) + 1]],
+    ids=["branch", "size"],
+)
+def test_what_depends_on_values_is_named_and_nothing_printed(
+    course: Callable[[Tensor], Tensor], capfd: pytest.CaptureFixture[str]
+) -> None:
+    undecided = nn.Sequential(conv(3, 4), Undecided(course), head(4)).eval()
+    told = r"in module '1' \(Undecided\), at `.*`: a branch, a loop or a size there depends on the values of the images"
+    with pytest.raises(ValueError, match=told):
+        fastcam.grad_cam(undecided, GOOD)
+    assert capfd.readouterr() == ("", "")
