@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import fastcam
+from fastcam.network.arguments import DeferredChecks, resolve_targets
 from tests.attribution.test_model_untouched import assert_unchanged, build, snapshot, some_images
 from tests.zoo import BasicBlock, conv, conv_bn, head
 
@@ -106,14 +107,38 @@ def test_images_that_are_not_finite(method: str, value: float, model: nn.Module)
         (torch.zeros(2, 2, 1, dtype=torch.long), r"targets.*2, 2, 1"),
         (torch.zeros(2, 0, dtype=torch.long), r"targets.*2, 0"),
         ([[0, 1], [2]], r"targets"),
+        ([], r"targets: none given.*None, an int, \(2,\) or \(2, T\) integers are valid"),
+        ([[0, 0, 1, 0, 0], [1, 0, 0, 0, 0]], r"targets: 2 one-hot.*indices.*targets\.argmax\(1\)"),
     ],
     ids=[
         "too_large", "negative", "one_too_large", "several_too_large", "one_negative", "too_many", "too_few",
-        "too_many_rows", "three_dimensions", "no_columns", "ragged",
+        "too_many_rows", "three_dimensions", "no_columns", "ragged", "empty", "one_hot",
     ],
 )  # fmt: skip
 def test_values_and_lengths_of_targets(method: str, targets: Any, match: str, model: nn.Module) -> None:
     check(method, model, match, GOOD, targets)
+
+
+@pytest.mark.parametrize(
+    "targets",
+    [[[0, 1, 0, 0, 0], [0, 1, 1, 0, 0]], [[0, 1, 0, 0, 2], [1, 0, 0, 0, 0]], [[0, 1, 0], [0, 0, 1]], [[0], [1]]],
+    ids=["two_ones", "a_two", "fewer_columns", "one_column"],
+)
+def test_indices_are_not_taken_for_one_hot(targets: list[list[int]], model: nn.Module) -> None:
+    assert fastcam.grad_cam(model, GOOD, targets).shape[1] == len(targets[0])
+
+
+def test_indices_of_two_classes_are_not_taken_for_one_hot() -> None:
+    two = nn.Sequential(conv_bn(3, 4), head(4, 2)).eval()
+    expected = torch.stack([fastcam.grad_cam(two, GOOD, target) for target in (0, 1)], dim=1)
+    torch.testing.assert_close(fastcam.grad_cam(two, GOOD, [[0, 1], [0, 1]]), expected)
+
+
+def test_targets_on_a_device_are_not_waited_for() -> None:
+    checks = DeferredChecks()
+    # Values of a meta tensor cannot be read at all.
+    resolve_targets(torch.zeros(2, 5, dtype=torch.int64, device="meta"), torch.zeros(2, 5, device="meta"), checks)
+    assert len(checks.failed) == 2
 
 
 @EVERY_METHOD
@@ -132,8 +157,9 @@ def test_the_valid_targets_are_named(method: str, model: nn.Module) -> None:
         (True, r"targets.*bool"),
         ("cat", r"targets.*str"),
         (np.array([0.0, 1.0]), r"targets.*float"),
+        (torch.eye(5)[:2], r"targets.*float32.*targets\.argmax\(1\)"),
     ],
-    ids=["float_tensor", "float", "float_in_list", "bool_tensor", "bool", "str", "float_array"],
+    ids=["float_tensor", "float", "float_in_list", "bool_tensor", "bool", "str", "float_array", "float_one_hot"],
 )
 def test_types_of_targets(method: str, targets: Any, match: str, model: nn.Module) -> None:
     check(method, model, match, GOOD, targets, error=TypeError)
