@@ -236,6 +236,7 @@ def test_failed_download_is_one_line(folder: Path, monkeypatch: pytest.MonkeyPat
     assert line.startswith("fastcam: the weights of resnet50 cannot be downloaded")
     assert "--model efficientnet_lite0" in line
     assert "--weights FILE" in line
+    assert "--weights none" in line
 
 
 def test_weights_from_a_file(folder: Path) -> None:

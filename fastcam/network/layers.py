@@ -152,9 +152,21 @@ def _unknown(graph: Graph, model: nn.Module, name: str) -> str:
     if name in dict(model.named_modules()):
         return f"layer: {name!r} returns no tensor for these images; choose one of {_some(layer_names(graph))}"
     names = layer_names(graph)
+    inner = _unwrapped(name)
+    if inner != name and inner.partition("@")[0] in graph.layers:
+        wrapped = name.removesuffix(inner)
+        return f"layer: the model has no layer {name!r}; write {inner!r}, without the wrapper's {wrapped!r}"
     close = difflib.get_close_matches(name, names, n=5, cutoff=0.5)
     offer = f"did you mean {_some(close)}?" if close else f"choose one of {_some(names)}"
     return f"layer: the model has no layer {name!r}; {offer}"
+
+
+def _unwrapped(name: str) -> str:
+    """A layer's name without what DataParallel, its kin and torch.compile put in front: models are unwrapped."""
+    for wrapper in ("module.", "_orig_mod."):
+        if name.startswith(wrapper):
+            return _unwrapped(name.removeprefix(wrapper))
+    return name
 
 
 def _some(names: Sequence[str]) -> str:

@@ -189,6 +189,19 @@ def test_unknown_layers_get_close_names(method: str, layer: Any, close: str, mod
     assert_unchanged(model, before)
 
 
+@pytest.mark.parametrize(
+    ("layer", "offered"),
+    [("module.block.conv1", "block.conv1"), ("_orig_mod.module.stem", "stem"), ("module.stem@0", "stem@0")],
+    ids=["data_parallel", "compiled", "call"],
+)
+@pytest.mark.parametrize("wrap", [nn.DataParallel, lambda model: model], ids=["wrapped", "names_only"])
+def test_names_with_a_wrappers_prefix(
+    wrap: Callable[[nn.Module], nn.Module], layer: str, offered: str, model: nn.Module
+) -> None:
+    with pytest.raises(ValueError, match=rf"no layer '{layer}'; write '{offered}', without the wrapper's"):
+        fastcam.grad_cam(wrap(model), GOOD, 0, layer)
+
+
 @EVERY_METHOD
 @pytest.mark.parametrize("layer", ["fc", "pool"], ids=["linear", "one_position"])
 def test_layers_without_a_feature_map(method: str, layer: str, model: nn.Module) -> None:
