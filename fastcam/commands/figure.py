@@ -38,9 +38,9 @@ figure = typer.Typer(help="Draw the papers' kinds of figures for your own photos
 Draw = Callable[[Subject], Figure]
 N = TypeVar("N", int, float)
 
-# The kinds' own defaults, as the options take them.
+# The kinds' own defaults, as the options take them; with spaces, at which the help is broken into lines.
 _DEFAULT = {
-    kind.__name__.rpartition(".")[2]: ",".join(kind.METHODS)
+    kind.__name__.rpartition(".")[2]: ", ".join(kind.METHODS)
     for kind in (
         kinds.depth,
         kinds.selectivity,
@@ -50,9 +50,9 @@ _DEFAULT = {
         kinds.upscaling,
     )
 }
-_MODES = ",".join(kinds.sanity.MODES)
-_SCALES = ",".join(f"{scale:g}" for scale in kinds.upscaling.SCALES)
-_PATCHES = ",".join(map(str, kinds.upscaling.PATCHES))
+_MODES = ", ".join(kinds.sanity.MODES)
+_SCALES = ", ".join(f"{scale:g}" for scale in kinds.upscaling.SCALES)
+_PATCHES = ", ".join(map(str, kinds.upscaling.PATCHES))
 
 
 @dataclass(frozen=True, kw_only=True)
