@@ -237,7 +237,7 @@ def _draw_all(shared: Shared, kind: str, draw: Draw) -> None:
     # The same file named twice is drawn once.
     photos = list({photo.resolve(): photo for photo in reversed(shared.photos)}.values())[::-1]
     failed = False
-    for photo, folder in zip(photos, folder_names(photos), strict=True):
+    for number, (photo, folder) in enumerate(zip(photos, folder_names(photos), strict=True), start=1):
         try:
             view = preprocessing.view(read_photo(photo))
         except ValueError as error:
@@ -245,20 +245,20 @@ def _draw_all(shared: Shared, kind: str, draw: Draw) -> None:
             complain(str(error) if isinstance(error, PhotoError) else f"photo {photo}: {error}")
             continue
         path = shared.output / folder / f"{kind}.png"
-        with clean_errors():
-            with show_steps(photo.name, total=None) as step:
-                subject = Subject(
-                    model=network,
-                    inputs=preprocessing.tensor(view).to(where),
-                    photo=np.asarray(view),
-                    title=f"{photo.name}: {kind}, {shared.model}",
-                    names=names,
-                    targets=targets,
-                    precision=shared.precision,
-                    before=step,
-                )
-                check_class_names(names, len(subject.probabilities))
-                drawn = draw(subject)
+        with clean_errors(), show_steps(f"photo {number} of {len(photos)}, {photo.name}", total=None) as step:
+            subject = Subject(
+                model=network,
+                inputs=preprocessing.tensor(view).to(where),
+                photo=np.asarray(view),
+                title=f"{photo.name}: {kind}, {shared.model}",
+                names=names,
+                targets=targets,
+                precision=shared.precision,
+                before=step,
+            )
+            check_class_names(names, len(subject.probabilities))
+            drawn = draw(subject)
+            step("picture")
             write_png(path, drawn)
         typer.echo(f"{photo}: {path}")
     if failed:
