@@ -422,6 +422,50 @@ def test_operations_without_a_rule_are_named() -> None:
     assert fastcam.score_cam(model, GOOD, 0, "stem").shape == (2, 10, 10)
 
 
+class Windowed(nn.Module):
+    """Like a block of Swin's: channels last, cut into windows and put together again, added to what came in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.mix, self.gate, self.act = nn.LayerNorm(4), nn.Linear(4, 4), nn.Identity(), nn.GELU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, h, w, c = x.shape
+        windows = self.mix(self.norm(x).reshape(n, h // 2, 2, w // 2, 2, c).transpose(2, 3))
+        return self.act(x + self.gate(windows.transpose(2, 3).reshape(n, h, w, c)))
+
+
+class ChannelsLast(nn.Module):
+    def __init__(self, *, back: bool) -> None:
+        super().__init__()
+        self.stem, self.block, self.back = conv_bn(3, 4), Windowed(), back
+        self.merge, self.after, self.head = nn.Linear(8, 6), nn.Identity(), nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.block(self.stem(x).permute(0, 2, 3, 1))
+        y = self.merge(torch.cat([y[:, 0::2], y[:, 1::2]], dim=-1))
+        return self.head(self.after(y.permute(0, 3, 1, 2)).mean((2, 3)) if self.back else y.mean((1, 2)))
+
+
+@pytest.mark.parametrize(
+    ("layer", "size"),
+    [(name, "10, 10, 4") for name in ("block.norm", "block.gate", "block.act", "block")] + [("merge", "5, 10, 6")],
+)
+def test_channels_that_stand_last_are_told(layer: str, size: str) -> None:
+    offered = "'stem.0', 'stem.1', 'stem', 'stem.2', 'after'"
+    told = rf"'{layer}' has its channels last: its output is \(N, {size}\).*choose one of {offered}$"
+    check("grad_cam", ChannelsLast(back=True).eval(), told, GOOD, 0, layer)
+
+
+def test_channels_that_stand_last_elsewhere_are_no_matter() -> None:
+    model = ChannelsLast(back=True).eval()
+    default, named = (fastcam.grad_cam(model, GOOD, 0, layer, size="layer") for layer in (None, "after"))
+    assert default.shape == (2, 5, 10)
+    assert default.equal(named)
+    assert fastcam.grad_cam(model, GOOD, 0, "stem", size="layer").shape == (2, 10, 10)
+    check("grad_cam", ChannelsLast(back=False).eval(), "none given, and 'merge'.* has its channels last", GOOD)
+
+
 class Attention(nn.Module):
     """A product of two values, neither of which is a gate."""
 
