@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 import urllib.error
@@ -12,6 +13,8 @@ from typer.testing import CliRunner
 
 import fastcam
 from fastcam.cli import app
+from fastcam.datasets.opening import DATASETS
+from fastcam.metrics import METRICS
 
 NETS = """
 import torch
@@ -236,6 +239,7 @@ def test_failed_download_is_one_line(folder: Path, monkeypatch: pytest.MonkeyPat
     assert line.startswith("fastcam: the weights of resnet50 cannot be downloaded")
     assert "--model efficientnet_lite0" in line
     assert "--weights FILE" in line
+    assert "--weights none" in line
 
 
 def test_weights_from_a_file(folder: Path) -> None:
@@ -270,6 +274,23 @@ def test_no_command_shows_the_help() -> None:
     result = run()
     assert "explain" in result.output
     assert "demo" in result.output
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["explain", "evaluate", "report", "methods", "demo", "bench tune"]
+    + [f"figure {kind}" for kind in ("depth", "selectivity", "segmentation", "sensitivity", "sanity", "upscaling")],
+)
+def test_help_is_whole_on_a_narrow_terminal(command: str) -> None:
+    shown = CliRunner().invoke(app, [*command.split(), "--help"], env={"COLUMNS": "80"}).stdout
+    assert "\N{HORIZONTAL ELLIPSIS}" not in shown
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_the_help_of_evaluate_names_what_is_valid() -> None:
+    shown = CliRunner().invoke(app, ["evaluate", "--help"], env={"COLUMNS": "80"}).stdout
+    # A name that is broken over two lines is not found.
+    assert all(re.search(rf"\b{name}\b", shown) for name in (*METRICS, *DATASETS, "package.module:function"))
 
 
 @pytest.mark.parametrize(

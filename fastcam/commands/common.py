@@ -69,7 +69,8 @@ class Step:
     def __call__(self, method: str) -> None:
         """The next method begins."""
         description = escape(f"{self._title}: {method}")
-        self._progress.update(self._task, description=description, completed=self._calls)
+        # At once: what works now may keep the thread that draws the bar from its turn for long.
+        self._progress.update(self._task, description=description, completed=self._calls, refresh=True)
         self._calls += 1
 
 

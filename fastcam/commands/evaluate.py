@@ -18,10 +18,13 @@ from fastcam.evaluation.runner import How
 from fastcam.evaluation.runner import evaluate as run_study
 from fastcam.evaluation.store import Run
 from fastcam.evaluation.study import Study, as_table, read_study, study_from
+from fastcam.metrics.registry import METRICS
 
 _MODEL = "resnet50"
 _METHODS = "relevance_cam,grad_cam"
 _METRICS = "drop,increase,adcc,insertion,deletion"
+# A panel of its own for the options with the longest names leaves the words of all others more room.
+_SAMPLES = "Samples"
 
 
 def _list_presets(asked: bool) -> None:
@@ -53,11 +56,14 @@ def evaluate(
         bool,
         typer.Option("--list-presets", help="List the presets and end.", is_eager=True, callback=_list_presets),
     ] = False,
-    dataset: Annotated[str | None, typer.Option(help="|".join(DATASETS) + ".", show_default="folder")] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help=f"One of {', '.join(DATASETS)}.", metavar="NAME", show_default="folder")
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(
             help="Between commas: torchvision classifiers, efficientnet_lite0, package.module:function.",
+            metavar="NAMES",
             show_default=_MODEL,
         ),
     ] = None,
@@ -66,22 +72,44 @@ def evaluate(
         typer.Option(
             help="default (downloaded once), none (random), a name of torchvision's such as IMAGENET1K_V1, or a file "
             "with a state dict.",
-            metavar="default|none|NAME|FILE",
+            metavar="WEIGHTS",
             show_default="default",
         ),
     ] = None,
     methods: Annotated[
-        str | None, typer.Option(help="Names between commas; see fastcam methods.", show_default=_METHODS)
+        str | None,
+        typer.Option(
+            help="Names between commas; fastcam methods lists them.",
+            metavar="NAMES",
+            show_default=_METHODS.replace(",", ", "),
+        ),
     ] = None,
     layers: options.Layers = None,
-    metrics: Annotated[str | None, typer.Option(help="Names between commas.", show_default=_METRICS)] = None,
-    subset: Annotated[int | None, typer.Option(help="So many samples, drawn with --seed.", show_default="all")] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Names between commas: {', '.join(METRICS)}.",
+            metavar="NAMES",
+            show_default=_METRICS.replace(",", ", "),
+        ),
+    ] = None,
+    subset: Annotated[
+        int | None,
+        typer.Option(help="So many samples, drawn with --seed.", show_default="all", rich_help_panel=_SAMPLES),
+    ] = None,
     correct_only: Annotated[
         bool | None,
-        typer.Option("--correct-only/--all-predictions", help="Only samples whose label the model predicts."),
+        typer.Option(
+            "--correct-only/--all-predictions",
+            help="Only samples whose label the model predicts.",
+            rich_help_panel=_SAMPLES,
+        ),
     ] = None,
     targets: Annotated[
-        str | None, typer.Option(help="The class to explain: predicted or label.", show_default="predicted")
+        str | None,
+        typer.Option(
+            help="The class to explain: predicted or label.", show_default="predicted", rich_help_panel=_SAMPLES
+        ),
     ] = None,
     mask: Annotated[
         str | None,
@@ -90,15 +118,19 @@ def evaluate(
     space: Annotated[
         str | None,
         typer.Option(
-            help="What masked pixels become: 0 in normalized space (the mean colour) or in pixel space (black).",
-            metavar="normalized|pixel",
+            help="What masked pixels become: 0 in normalized space (the mean colour) or in pixel space (black): "
+            "normalized or pixel.",
+            metavar="SPACE",
             show_default="normalized",
         ),
     ] = None,
     step: Annotated[
         int | None, typer.Option(help="Pixels per step of insertion and deletion.", show_default="224")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the subset and of random methods.", show_default="0")] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Of the subset and of random methods.", show_default="0", rich_help_panel=_SAMPLES),
+    ] = None,
     batch: Annotated[int | None, typer.Option(help="Images at a time.", show_default="8")] = None,
     part: Annotated[int | None, typer.Option(help="Images per part of the run.", show_default="64")] = None,
     precision: options.Precision = None,
@@ -111,14 +143,16 @@ def evaluate(
         Path | None, typer.Option(help="Which output of the model stands for which class.", metavar="FILE")
     ] = None,
     device: options.Device = None,
-    workers: Annotated[int, typer.Option(help="Processes that read photos; 0 reads in between.", min=0)] = 2,
+    workers: Annotated[
+        int, typer.Option(help="Processes that read photos; 0 reads in between.", min=0, metavar="N")
+    ] = 2,
     threads: Annotated[
         int | None,
         typer.Option(help="CPU threads of each process.", show_default="those the run began with, or PyTorch's"),
     ] = None,
     max_bad: Annotated[
         int | None,
-        typer.Option(help="Photos that may be unreadable.", show_default="1 in 100, at least 1", min=0),
+        typer.Option(help="Photos that may be unreadable.", show_default="1 in 100, at least 1", min=0, metavar="N"),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar, no table at the end.")] = False,
 ) -> None:

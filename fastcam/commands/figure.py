@@ -38,9 +38,9 @@ figure = typer.Typer(help="Draw the papers' kinds of figures for your own photos
 Draw = Callable[[Subject], Figure]
 N = TypeVar("N", int, float)
 
-# The kinds' own defaults, as the options take them.
+# The kinds' own defaults, as the options take them; with spaces, at which the help is broken into lines.
 _DEFAULT = {
-    kind.__name__.rpartition(".")[2]: ",".join(kind.METHODS)
+    kind.__name__.rpartition(".")[2]: ", ".join(kind.METHODS)
     for kind in (
         kinds.depth,
         kinds.selectivity,
@@ -50,9 +50,9 @@ _DEFAULT = {
         kinds.upscaling,
     )
 }
-_MODES = ",".join(kinds.sanity.MODES)
-_SCALES = ",".join(f"{scale:g}" for scale in kinds.upscaling.SCALES)
-_PATCHES = ",".join(map(str, kinds.upscaling.PATCHES))
+_MODES = ", ".join(kinds.sanity.MODES)
+_SCALES = ", ".join(f"{scale:g}" for scale in kinds.upscaling.SCALES)
+_PATCHES = ", ".join(map(str, kinds.upscaling.PATCHES))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,7 +237,7 @@ def _draw_all(shared: Shared, kind: str, draw: Draw) -> None:
     # The same file named twice is drawn once.
     photos = list({photo.resolve(): photo for photo in reversed(shared.photos)}.values())[::-1]
     failed = False
-    for photo, folder in zip(photos, folder_names(photos), strict=True):
+    for number, (photo, folder) in enumerate(zip(photos, folder_names(photos), strict=True), start=1):
         try:
             view = preprocessing.view(read_photo(photo))
         except ValueError as error:
@@ -245,20 +245,20 @@ def _draw_all(shared: Shared, kind: str, draw: Draw) -> None:
             complain(str(error) if isinstance(error, PhotoError) else f"photo {photo}: {error}")
             continue
         path = shared.output / folder / f"{kind}.png"
-        with clean_errors():
-            with show_steps(photo.name, total=None) as step:
-                subject = Subject(
-                    model=network,
-                    inputs=preprocessing.tensor(view).to(where),
-                    photo=np.asarray(view),
-                    title=f"{photo.name}: {kind}, {shared.model}",
-                    names=names,
-                    targets=targets,
-                    precision=shared.precision,
-                    before=step,
-                )
-                check_class_names(names, len(subject.probabilities))
-                drawn = draw(subject)
+        with clean_errors(), show_steps(f"photo {number} of {len(photos)}, {photo.name}", total=None) as step:
+            subject = Subject(
+                model=network,
+                inputs=preprocessing.tensor(view).to(where),
+                photo=np.asarray(view),
+                title=f"{photo.name}: {kind}, {shared.model}",
+                names=names,
+                targets=targets,
+                precision=shared.precision,
+                before=step,
+            )
+            check_class_names(names, len(subject.probabilities))
+            drawn = draw(subject)
+            step("picture")
             write_png(path, drawn)
         typer.echo(f"{photo}: {path}")
     if failed:

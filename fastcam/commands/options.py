@@ -10,7 +10,7 @@ Weights = Annotated[
     typer.Option(
         help="default or a name such as IMAGENET1K_V1 (torchvision's, downloaded once), none (random), or a file with "
         "a state dict. The model of a function is taken as it comes unless a file is named.",
-        metavar="default|NAME|none|FILE",
+        metavar="WEIGHTS",
     ),
 ]
 Layers = Annotated[
@@ -32,15 +32,15 @@ Resize = Annotated[
     str | None,
     typer.Option(
         help="256 for the short side, or 224x224 for exactly that (then nothing is cropped unless --crop says so).",
-        metavar="SIZE|HxW",
+        metavar="SIZE",
         show_default="the model's own",
     ),
 ]
 Crop = Annotated[
     str | None,
     typer.Option(
-        help="Centre crop after resizing, or none.",
-        metavar="SIZE|HxW|none",
+        help="Centre crop after resizing, such as 224 or 224x224, or none.",
+        metavar="SIZE",
         show_default="the model's own",
     ),
 ]

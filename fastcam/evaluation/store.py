@@ -27,7 +27,7 @@ from fastcam.datasets.sample import DataSet
 from fastcam.evaluation.errors import RunError
 from fastcam.evaluation.opening import Place
 from fastcam.evaluation.parts import Part
-from fastcam.evaluation.study import Study, as_table, differences, study_from
+from fastcam.evaluation.study import Study, as_table, difference, differences, study_from
 from fastcam.files import atomic_write
 from fastcam.metrics.metric import Column
 
@@ -152,15 +152,14 @@ class Store:
             ("environment", before.environment, asked.environment),
         ):
             changed += [
-                f"{key}.{name}: {json.dumps(old.get(name))} and {json.dumps(new.get(name))}"
+                difference(f"{key}.{name}", old.get(name), new.get(name))
                 for name in dict.fromkeys((*old, *new))
                 if name not in _PATHS and old.get(name) != new.get(name)
             ]
         if changed:
-            threads = "; --threads sets their number" if any("environment.threads" in line for line in changed) else ""
             raise RunError(
                 f"output {self.path}: this run began with another command, and its rows would not be of one kind "
-                f"(then and now: {'; '.join(changed)}){threads}. Repeat the command it began with, or write to "
+                f"(then and now: {'; '.join(changed)}). Repeat the command it began with, or write to "
                 "another folder with -o"
             )
 

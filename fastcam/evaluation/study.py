@@ -1,6 +1,7 @@
 """A study: which methods explain which models at which layers on which images, and by what they are judged."""
 
 import json
+import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -8,6 +9,22 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+# The options of `fastcam evaluate` that set what a run notes; what has none is set by a study's file.
+OPTIONS = {
+    **{key: f"--{key}" for key in ("dataset", "methods", "metrics", "targets", "subset", "seed", "space", "precision")},
+    **{key: f"--{key}" for key in ("batch", "part")},
+    **{f"models.{key}": f"--{key}" for key in ("weights", "layers", "resize", "crop")},
+    **{f"options.{key}": f"--{key}" for key in ("mask", "step")},
+    **{f"environment.{key}": f"--{key}" for key in ("threads", "device")},
+    "correct_only": "--correct-only",
+    "models": "--model",
+    "models.name": "--model",
+    "methods.name": "--methods",
+    "data.name": "--dataset",
+    "data.samples": "--data",
+    "data.fingerprint": "--data",
+}
 
 # Keys that say what a study is called and what a paper found: rows are the same without them.
 DECIDES_NOTHING = ("title", "source", "published")
@@ -121,9 +138,15 @@ def as_table(study: Study) -> dict[str, Any]:
 
 
 def differences(a: Study, b: Study) -> list[str]:
-    """What of `b` is not as in `a`: "batch: 8 and 16", a line a key; title, source and published figures aside."""
+    """What of `b` is not as in `a`: "batch (--batch): 8 and 16", a line a key; title, source and published aside."""
     tables = [{k: v for k, v in as_table(study).items() if k not in DECIDES_NOTHING} for study in (a, b)]
     return list(_differences("", *tables))
+
+
+def difference(key: str, a: object, b: object) -> str:
+    """Both values of a key, with the option that sets it if there is one."""
+    option = OPTIONS.get(re.sub(r"\[.*?\]", "", key))
+    return f"{key}{'' if option is None else f' ({option})'}: {_short(a)} and {_short(b)}"
 
 
 def _differences(key: str, a: object, b: object) -> Iterator[str]:
@@ -134,11 +157,13 @@ def _differences(key: str, a: object, b: object) -> Iterator[str]:
         for position, pair in enumerate(zip(a, b, strict=True)):
             yield from _differences(f"{key}[{position}]", *pair)
     elif a != b or type(a) is not type(b):
-        yield f"{key}: {_short(a)} and {_short(b)}"
+        yield difference(key, a, b)
 
 
 def _short(value: object) -> str:
     """A value in few words: of tables their names."""
+    if value is None:
+        return "not given"
     if isinstance(value, list) and value and all(isinstance(v, dict) and "name" in v for v in value):
         value = [v.get("label", v["name"]) for v in value]
     return json.dumps(value)

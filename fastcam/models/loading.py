@@ -103,7 +103,8 @@ def _torchvision(name: str, weights: str) -> LoadedModel:
         except (OSError, HTTPException, RuntimeError) as error:
             raise ValueError(
                 f"the weights of {name} cannot be downloaded from {chosen.url} ({error}). Without a "
-                f"network, use the embedded model, --model {EMBEDDED}, or a file, --weights FILE"
+                f"network, use the embedded model, --model {EMBEDDED}, a file, --weights FILE, or random weights, "
+                "--weights none"
             ) from error
     else:
         arguments: dict[str, Any] = {}

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 Targets = int | Sequence[int] | Sequence[Sequence[int]] | Tensor | None
 Size = str | tuple[int, int]
 
+_INDEX = "targets.argmax(1)"
+
 
 @dataclass
 class DeferredChecks:
@@ -70,7 +72,8 @@ def check_images(images: object, checks: DeferredChecks) -> Tensor:
 def resolve_targets(targets: Targets, logits: Tensor, checks: DeferredChecks) -> tuple[Tensor, bool]:
     """Return targets (N, T) on the logits' device, and whether the user gave T (else T = 1).
 
-    targets: None (the predicted class), an int, (N,) or (N, T) integers in [0, classes).
+    targets: None (the predicted class), an int, (N,) or (N, T) integers in [0, classes). One-hot rows (N, classes)
+        are refused: as indices they would ask for classes 0 and 1, the one again and again.
     """
     images, classes = logits.shape
     if targets is None:
@@ -83,28 +86,40 @@ def resolve_targets(targets: Targets, logits: Tensor, checks: DeferredChecks) ->
     if isinstance(targets, int):
         targets = [targets] * images
     tensor = _tensor(targets)
+    valid = f"for {images} image(s); None, an int, ({images},) or ({images}, T) integers are valid"
+    if tensor.numel() == 0:
+        # Before its dtype is looked at: PyTorch takes an empty list for float32.
+        raise ValueError(f"targets: none given, they are empty, of shape {tuple(tensor.shape)}, {valid}")
+    # With two classes or fewer, such rows may as well be indices.
+    per_class = classes > 2 and tensor.shape == logits.shape
     if tensor.dtype in (torch.bool, torch.uint16, torch.uint32, torch.uint64) or tensor.is_floating_point():
-        raise TypeError(_targets_message(f"dtype {tensor.dtype}"))
+        hint = f"; of a row with a value per class pass the index, {_INDEX}" if per_class else ""
+        raise TypeError(_targets_message(f"dtype {tensor.dtype}") + hint)
     if tensor.dim() == 0:
         tensor = tensor.expand(images)
-    if tensor.dim() not in (1, 2) or tensor.shape[0] != images or tensor.numel() == 0:
-        raise ValueError(
-            f"targets: shape {tuple(tensor.shape)} given for {images} image(s); None, an int, ({images},) or "
-            f"({images}, T) is valid"
-        )
+    if tensor.dim() not in (1, 2) or tensor.shape[0] != images:
+        raise ValueError(f"targets: shape {tuple(tensor.shape)} given {valid}")
     several = tensor.dim() == 2
-    given_targets = (tensor if several else tensor.unsqueeze(1)).to(device=logits.device, dtype=torch.int64)
+    rows = tensor if several else tensor.unsqueeze(1)
+    outside = (rows < 0) | (rows >= classes)
 
     def explain() -> str:
-        wrong = given_targets[(given_targets < 0) | (given_targets >= classes)]
+        wrong = rows[outside]
         return f"targets: class {int(wrong[0])} given, 0 to {classes - 1} is valid for this model's {classes} classes"
 
-    if tensor.device.type == "cpu":
-        if bool(((tensor < 0) | (tensor >= classes)).any()):
-            raise ValueError(explain())
-    else:
-        checks.add(((given_targets < 0) | (given_targets >= classes)).any(), explain)
-    return given_targets.clamp(0, classes - 1), several
+    def explain_one_hot() -> str:
+        return f"targets: {images} one-hot row(s) of {classes} given, class indices are valid: pass {_INDEX}"
+
+    faults = [(outside.any(), explain)]
+    if per_class:
+        faults.append((_one_hot(rows), explain_one_hot))
+    # Where the targets are, whatever the logits' device: what lies on the CPU is read without waiting.
+    for failed, why in faults:
+        if rows.device.type != "cpu":
+            checks.add(failed, why)
+        elif bool(failed):
+            raise ValueError(why())
+    return rows.to(device=logits.device, dtype=torch.int64).clamp(0, classes - 1), several
 
 
 def resolve_size(size: Size, images: Tensor, layer: Sequence[int]) -> list[int]:
@@ -156,6 +171,11 @@ def _tensor(targets: Sequence[int] | Sequence[Sequence[int]] | Tensor) -> Tensor
         return torch.tensor(targets)
     except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: None among them, or more than 64 bits
         raise ValueError(_targets_message(f"{targets!r}")) from error
+
+
+def _one_hot(rows: Tensor) -> Tensor:
+    """Whether every row is 1 at one place and 0 elsewhere, a boolean on the rows' device."""
+    return ((rows == 0) | (rows == 1)).all() & (rows.sum(dim=1) == 1).all()
 
 
 def _targets_message(given: str) -> str:

@@ -10,15 +10,19 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import DataDependentOutputException
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from fastcam.network.graph import Graph, build, shape
-from fastcam.network.shadow import OUTPUT, Shadow
+from fastcam.network.shadow import OUTPUT, ModelError, Shadow
 
 # torch.export patches global state while it traces: one capture at a time.
 _lock = threading.Lock()
 _NOT_THE_USERS = (Path(torch.__file__).parent, Path(__file__).parent)
 # They log the traceback, and what it means inside torch, of every error that is raised as well.
 _LOUD = ("torch._subclasses.fake_tensor", "torch.fx.experimental.symbolic_shapes")
+# What torch raises where code asks for a number that only real images would tell.
+_DEPENDS_ON_VALUES = (DataDependentOutputException, GuardOnDataDependentSymNode)
 
 
 def capture(
@@ -55,7 +59,9 @@ def _capture(model: nn.Module, size: tuple[int, int, int, int], output: Callable
             program = torch.export.export(
                 shadow, (example,), dynamic_shapes=({0: torch.export.Dim.AUTO},), strict=False
             )
-        except Exception as error:
+        except Exception as failure:
+            cause = failure.__cause__ if isinstance(failure, ModelError) else None
+            error = cause if isinstance(cause, Exception) else failure
             raise ValueError(_explain(error, size, running, model)) from error
     _check_logits(program.graph_module.graph.output_node().args[0], program.call_spec.out_spec)
     return build(program)
@@ -95,7 +101,12 @@ def _explain(error: Exception, size: tuple[int, ...], running: list[tuple[str, s
     ]
     line = f", at `{frames[-1].line}`" if frames and frames[-1].line else ""
     reason = str(error).strip().split("\n")[0]
-    if isinstance(error, LookupError):
+    if isinstance(error, _DEPENDS_ON_VALUES):
+        reason = (
+            "a branch, a loop or a size there depends on the values of the images, and a capture holds one course for "
+            "all images; write it without (torch.where chooses values)"
+        )
+    elif isinstance(error, LookupError):
         # Its message is the key alone.
         reason = f"{type(error).__name__}: {reason}"
     return f"model cannot be captured for images {images}: in {where}{line}: {reason}"

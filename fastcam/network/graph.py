@@ -39,6 +39,23 @@ _SPLITS = {aten.chunk.default, aten.split.Tensor, aten.split_with_sizes.default}
 _CONV_DEFAULTS: tuple[Any, ...] = (None, None, None, [1, 1], "valid", [1, 1], 1)
 
 
+_CONVOLUTIONS = {aten.conv2d.default, aten.conv_transpose2d.input, aten.convolution.default}
+# Besides pointwise operations these leave every axis where it is; linear maps along the last one.
+_KEEP_AXES = {
+    aten.adaptive_avg_pool2d.default,
+    aten.avg_pool2d.default,
+    aten.batch_norm.default,
+    aten.cat.default,
+    aten.group_norm.default,
+    aten.layer_norm.default,
+    aten.linear.default,
+    aten.max_pool2d.default,
+    aten.pad.default,
+    aten.roll.default,
+    aten.slice.Tensor,
+}
+
+
 @dataclass(frozen=True, eq=False)
 class Graph:
     """A model's computation from `images` to `logits`.
@@ -89,6 +106,25 @@ class Graph:
                 sizes.add(size)
         return frozenset(found)
 
+    @cached_property
+    def channels_last(self) -> frozenset[fx.Node]:
+        """Tensors (N, h, w, C) that a convolution's channels were moved to the end of, as Swin's blocks have them.
+
+        Only what is certain: the axis of the channels is followed from convolutions through permutations and through
+        operations that leave axes alone. A reshape loses it; what is added to a tensor of known axes has the same.
+        """
+        axes: dict[fx.Node, int] = {}
+        for node in self.nodes:
+            axis = _channel_axis(node, axes)
+            if axis is not None:
+                axes[node] = axis
+        for node in reversed(self.nodes):
+            if node in axes and _leaves_axes(node):
+                for source in node.all_input_nodes:
+                    if len(shape(source)) == 4 and (node.target in _KEEP_AXES or shape(source) == shape(node)):
+                        axes.setdefault(source, axes[node])
+        return frozenset(node for node, axis in axes.items() if axis == 3)
+
     def ancestors(self, nodes: Iterable[fx.Node]) -> set[fx.Node]:
         """What `nodes` are computed from, themselves included."""
         return _closure(nodes, lambda node: node.all_input_nodes)
@@ -115,6 +151,35 @@ class Graph:
             else:
                 waiting.extend(source.all_input_nodes)
         return tuple(candidate for candidate in self.nodes if candidate in found)
+
+
+def _channel_axis(node: fx.Node, axes: Mapping[fx.Node, int]) -> int | None:
+    """The axis of a tensor's channels, from those of what it is computed from; None where that does not tell."""
+    if len(shape(node)) != 4:
+        return None
+    if node.target in _CONVOLUTIONS:
+        return 1
+    if node.target in (aten.permute.default, aten.transpose.int):
+        source = node.args[0]
+        if not isinstance(source, fx.Node) or source not in axes:
+            return None
+        order = list(range(4))
+        if node.target is aten.permute.default:
+            order = [int(str(axis)) % 4 for axis in cast("list[int]", node.args[1])]
+        else:
+            a, b = (int(str(axis)) % 4 for axis in node.args[1:])
+            order[a], order[b] = order[b], order[a]
+        return order.index(axes[source])
+    if not _leaves_axes(node):
+        return None
+    # What is broadcast, or was reshaped, tells nothing: one whose axes are known is enough.
+    known = [source for source in node.all_input_nodes if source in axes]
+    found = {axes[source] for source in known if node.target in _KEEP_AXES or shape(source) == shape(node)}
+    return found.pop() if len(found) == 1 else None
+
+
+def _leaves_axes(node: fx.Node) -> bool:
+    return node.target in _KEEP_AXES or torch.Tag.pointwise in getattr(node.target, "tags", ())
 
 
 def _closure(nodes: Iterable[fx.Node], following: Callable[[fx.Node], Iterable[fx.Node]]) -> set[fx.Node]:

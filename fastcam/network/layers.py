@@ -33,7 +33,7 @@ def find_layers(
     images: the images are a layer too, called "input" where no module is; None stands for them.
 
     Raises TypeError for anything but a name, a module or None, and ValueError for an unknown layer (close
-    names are offered), one that is no feature map, and one that the logits do not depend on.
+    names are offered), one that is no feature map or has its channels last, and one that the logits do not depend on.
     """
     several: Sequence[LayerName] = layers if isinstance(layers, Sequence) and not isinstance(layers, str) else [layers]
     if not several:
@@ -76,6 +76,11 @@ def _find(graph: Graph, model: nn.Module, layer: LayerName) -> Layer:
             f"layer: {name!r} is no feature map: its output is ({size}), and (N, channels, height, width) with more "
             f"than one position is needed; choose one of {_some(layer_names(graph))}"
         )
+    if node in graph.channels_last:
+        raise ValueError(
+            f"layer: {name!r} has its channels last: its output is {_channels_last(node)}, and (N, channels, height, "
+            f"width) is needed; choose one of {_some(layer_names(graph))}"
+        )
     return Layer(name, node)
 
 
@@ -84,6 +89,12 @@ def _default(graph: Graph) -> Layer:
     for node in reversed(graph.nodes):
         if node in candidates and node is not graph.images and node.target not in _GLOBAL_POOLS:
             name = label(graph, node)
+            if node in graph.channels_last:
+                raise ValueError(
+                    f"layer: none given, and {name!r}, the last feature map, has its channels last: it is "
+                    f"{_channels_last(node)}, and (N, channels, height, width) is needed; choose one of "
+                    f"{_some(layer_names(graph))}, or take a method that explains the images, such as gradient or rise"
+                )
             if _turns_into_tokens(graph, node):
                 raise ValueError(
                     f"layer: none given, and behind {name!r}, its last feature map, the model works on tokens, as "
@@ -92,6 +103,10 @@ def _default(graph: Graph) -> Layer:
                 )
             return Layer(name, node)
     raise ValueError("layer: the model has no tensor with channels at more than one position; it is no CNN")
+
+
+def _channels_last(node: fx.Node) -> str:
+    return f"(N, {', '.join(map(str, shape(node)[1:]))})"
 
 
 def _turns_into_tokens(graph: Graph, layer: fx.Node) -> bool:
@@ -152,9 +167,21 @@ def _unknown(graph: Graph, model: nn.Module, name: str) -> str:
     if name in dict(model.named_modules()):
         return f"layer: {name!r} returns no tensor for these images; choose one of {_some(layer_names(graph))}"
     names = layer_names(graph)
+    inner = _unwrapped(name)
+    if inner != name and inner.partition("@")[0] in graph.layers:
+        wrapped = name.removesuffix(inner)
+        return f"layer: the model has no layer {name!r}; write {inner!r}, without the wrapper's {wrapped!r}"
     close = difflib.get_close_matches(name, names, n=5, cutoff=0.5)
     offer = f"did you mean {_some(close)}?" if close else f"choose one of {_some(names)}"
     return f"layer: the model has no layer {name!r}; {offer}"
+
+
+def _unwrapped(name: str) -> str:
+    """A layer's name without what DataParallel, its kin and torch.compile put in front: models are unwrapped."""
+    for wrapper in ("module.", "_orig_mod."):
+        if name.startswith(wrapper):
+            return _unwrapped(name.removeprefix(wrapper))
+    return name
 
 
 def _some(names: Sequence[str]) -> str:
@@ -163,4 +190,5 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _is_usable(graph: Graph, node: fx.Node) -> bool:
-    return node in graph.used and node is not graph.images and is_feature_map(graph, node)
+    usable = node in graph.used and node is not graph.images and is_feature_map(graph, node)
+    return usable and node not in graph.channels_last

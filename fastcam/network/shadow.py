@@ -14,6 +14,14 @@ _HOOK_TABLES = ("_forward_hooks", "_backward_hooks", "_backward_pre_hooks")
 OUTPUT = "`output`"
 
 
+class ModelError(Exception):
+    """What the model's code raised stands in `__cause__`.
+
+    The tracer of torch.fx hangs the graph so far on a RuntimeError that speaks of data, and torch.export prints that
+    graph; neither knows this class.
+    """
+
+
 class Shadow(nn.Module):
     """A model's twin in eval mode for `torch.export`: it shares parameters, and each module marks its output.
 
@@ -36,9 +44,12 @@ class Shadow(nn.Module):
         self.model = _copy(model, "", {}, running)
 
     def forward(self, images: torch.Tensor) -> Any:
-        """Return the logits."""
-        y = self.model(images)
-        return y if self.output is None else self.output(y)
+        """Return the logits. Raises ModelError."""
+        try:
+            y = self.model(images)
+            return y if self.output is None else self.output(y)
+        except Exception as error:
+            raise ModelError from error
 
 
 def _noted(output: Callable[[Any], torch.Tensor], running: list[tuple[str, str]]) -> Callable[[Any], torch.Tensor]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import fastcam
+from fastcam.network.arguments import DeferredChecks, resolve_targets
 from tests.attribution.test_model_untouched import assert_unchanged, build, snapshot, some_images
 from tests.zoo import BasicBlock, conv, conv_bn, head
 
@@ -106,14 +107,38 @@ def test_images_that_are_not_finite(method: str, value: float, model: nn.Module)
         (torch.zeros(2, 2, 1, dtype=torch.long), r"targets.*2, 2, 1"),
         (torch.zeros(2, 0, dtype=torch.long), r"targets.*2, 0"),
         ([[0, 1], [2]], r"targets"),
+        ([], r"targets: none given.*None, an int, \(2,\) or \(2, T\) integers are valid"),
+        ([[0, 0, 1, 0, 0], [1, 0, 0, 0, 0]], r"targets: 2 one-hot.*indices.*targets\.argmax\(1\)"),
     ],
     ids=[
         "too_large", "negative", "one_too_large", "several_too_large", "one_negative", "too_many", "too_few",
-        "too_many_rows", "three_dimensions", "no_columns", "ragged",
+        "too_many_rows", "three_dimensions", "no_columns", "ragged", "empty", "one_hot",
     ],
 )  # fmt: skip
 def test_values_and_lengths_of_targets(method: str, targets: Any, match: str, model: nn.Module) -> None:
     check(method, model, match, GOOD, targets)
+
+
+@pytest.mark.parametrize(
+    "targets",
+    [[[0, 1, 0, 0, 0], [0, 1, 1, 0, 0]], [[0, 1, 0, 0, 2], [1, 0, 0, 0, 0]], [[0, 1, 0], [0, 0, 1]], [[0], [1]]],
+    ids=["two_ones", "a_two", "fewer_columns", "one_column"],
+)
+def test_indices_are_not_taken_for_one_hot(targets: list[list[int]], model: nn.Module) -> None:
+    assert fastcam.grad_cam(model, GOOD, targets).shape[1] == len(targets[0])
+
+
+def test_indices_of_two_classes_are_not_taken_for_one_hot() -> None:
+    two = nn.Sequential(conv_bn(3, 4), head(4, 2)).eval()
+    expected = torch.stack([fastcam.grad_cam(two, GOOD, target) for target in (0, 1)], dim=1)
+    torch.testing.assert_close(fastcam.grad_cam(two, GOOD, [[0, 1], [0, 1]]), expected)
+
+
+def test_targets_on_a_device_are_not_waited_for() -> None:
+    checks = DeferredChecks()
+    # Values of a meta tensor cannot be read at all.
+    resolve_targets(torch.zeros(2, 5, dtype=torch.int64, device="meta"), torch.zeros(2, 5, device="meta"), checks)
+    assert len(checks.failed) == 2
 
 
 @EVERY_METHOD
@@ -132,8 +157,9 @@ def test_the_valid_targets_are_named(method: str, model: nn.Module) -> None:
         (True, r"targets.*bool"),
         ("cat", r"targets.*str"),
         (np.array([0.0, 1.0]), r"targets.*float"),
+        (torch.eye(5)[:2], r"targets.*float32.*targets\.argmax\(1\)"),
     ],
-    ids=["float_tensor", "float", "float_in_list", "bool_tensor", "bool", "str", "float_array"],
+    ids=["float_tensor", "float", "float_in_list", "bool_tensor", "bool", "str", "float_array", "float_one_hot"],
 )
 def test_types_of_targets(method: str, targets: Any, match: str, model: nn.Module) -> None:
     check(method, model, match, GOOD, targets, error=TypeError)
@@ -161,6 +187,19 @@ def test_unknown_layers_get_close_names(method: str, layer: Any, close: str, mod
     assert wrong in str(caught.value)
     assert close in str(caught.value)
     assert_unchanged(model, before)
+
+
+@pytest.mark.parametrize(
+    ("layer", "offered"),
+    [("module.block.conv1", "block.conv1"), ("_orig_mod.module.stem", "stem"), ("module.stem@0", "stem@0")],
+    ids=["data_parallel", "compiled", "call"],
+)
+@pytest.mark.parametrize("wrap", [nn.DataParallel, lambda model: model], ids=["wrapped", "names_only"])
+def test_names_with_a_wrappers_prefix(
+    wrap: Callable[[nn.Module], nn.Module], layer: str, offered: str, model: nn.Module
+) -> None:
+    with pytest.raises(ValueError, match=rf"no layer '{layer}'; write '{offered}', without the wrapper's"):
+        fastcam.grad_cam(wrap(model), GOOD, 0, layer)
 
 
 @EVERY_METHOD
@@ -383,6 +422,50 @@ def test_operations_without_a_rule_are_named() -> None:
     assert fastcam.score_cam(model, GOOD, 0, "stem").shape == (2, 10, 10)
 
 
+class Windowed(nn.Module):
+    """Like a block of Swin's: channels last, cut into windows and put together again, added to what came in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.mix, self.gate, self.act = nn.LayerNorm(4), nn.Linear(4, 4), nn.Identity(), nn.GELU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, h, w, c = x.shape
+        windows = self.mix(self.norm(x).reshape(n, h // 2, 2, w // 2, 2, c).transpose(2, 3))
+        return self.act(x + self.gate(windows.transpose(2, 3).reshape(n, h, w, c)))
+
+
+class ChannelsLast(nn.Module):
+    def __init__(self, *, back: bool) -> None:
+        super().__init__()
+        self.stem, self.block, self.back = conv_bn(3, 4), Windowed(), back
+        self.merge, self.after, self.head = nn.Linear(8, 6), nn.Identity(), nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.block(self.stem(x).permute(0, 2, 3, 1))
+        y = self.merge(torch.cat([y[:, 0::2], y[:, 1::2]], dim=-1))
+        return self.head(self.after(y.permute(0, 3, 1, 2)).mean((2, 3)) if self.back else y.mean((1, 2)))
+
+
+@pytest.mark.parametrize(
+    ("layer", "size"),
+    [(name, "10, 10, 4") for name in ("block.norm", "block.gate", "block.act", "block")] + [("merge", "5, 10, 6")],
+)
+def test_channels_that_stand_last_are_told(layer: str, size: str) -> None:
+    offered = "'stem.0', 'stem.1', 'stem', 'stem.2', 'after'"
+    told = rf"'{layer}' has its channels last: its output is \(N, {size}\).*choose one of {offered}$"
+    check("grad_cam", ChannelsLast(back=True).eval(), told, GOOD, 0, layer)
+
+
+def test_channels_that_stand_last_elsewhere_are_no_matter() -> None:
+    model = ChannelsLast(back=True).eval()
+    default, named = (fastcam.grad_cam(model, GOOD, 0, layer, size="layer") for layer in (None, "after"))
+    assert default.shape == (2, 5, 10)
+    assert default.equal(named)
+    assert fastcam.grad_cam(model, GOOD, 0, "stem", size="layer").shape == (2, 10, 10)
+    check("grad_cam", ChannelsLast(back=False).eval(), "none given, and 'merge'.* has its channels last", GOOD)
+
+
 class Attention(nn.Module):
     """A product of two values, neither of which is a gate."""
 
@@ -526,3 +609,29 @@ def test_errors_are_raised_and_not_logged_too(
         fastcam.grad_cam(fixed, GOOD)
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert not capfd.readouterr().err
+
+
+class Undecided(nn.Module):
+    """Its course depends on the values of the images."""
+
+    def __init__(self, course: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.course = course
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.course(x)
+
+
+@pytest.mark.parametrize(
+    "course",
+    [lambda x: x if x.mean() > 0 else -x, lambda x: x[..., : int(x.amax()) + 1]],
+    ids=["branch", "size"],
+)
+def test_what_depends_on_values_is_named_and_nothing_printed(
+    course: Callable[[Tensor], Tensor], capfd: pytest.CaptureFixture[str]
+) -> None:
+    undecided = nn.Sequential(conv(3, 4), Undecided(course), head(4)).eval()
+    told = r"in module '1' \(Undecided\), at `.*`: a branch, a loop or a size there depends on the values of the images"
+    with pytest.raises(ValueError, match=told):
+        fastcam.grad_cam(undecided, GOOD)
+    assert capfd.readouterr() == ("", "")

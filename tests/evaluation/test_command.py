@@ -1,5 +1,6 @@
 """`fastcam evaluate`, as people type it."""
 
+import inspect
 import json
 import os
 import shutil
@@ -15,10 +16,12 @@ from typer.testing import CliRunner
 
 import fastcam
 from fastcam.cli import app
+from fastcam.commands.evaluate import evaluate as evaluate_command
 from fastcam.datasets.opening import open_dataset
 from fastcam.datasets.views import View, Views
 from fastcam.evaluation.presets import preset_names
 from fastcam.evaluation.store import Run, read_run
+from fastcam.evaluation.study import OPTIONS
 from fastcam.models import Preprocessing
 from tests.evaluation.conftest import MODEL, parts
 from tests.evaluation.nets import tiny
@@ -117,7 +120,13 @@ def test_a_changed_command_is_refused_in_one_line(finished: tuple[Path, str], ph
     assert result.exit_code == 2
     assert result.stderr.startswith("fastcam: output ")
     assert result.stderr.count("\n") == 1
-    assert "subset: null and 3; correct_only: false and true" in result.stderr.replace("seed: 0 and 0; ", "")
+    told = "subset (--subset): not given and 3; correct_only (--correct-only): false and true"
+    assert told in result.stderr.replace("seed: 0 and 0; ", "")
+
+
+def test_differences_name_options_that_there_are() -> None:
+    taken = {"--" + name.replace("_", "-") for name in inspect.signature(evaluate_command).parameters}
+    assert set(OPTIONS.values()) <= taken
 
 
 def test_options_take_the_place_of_the_files(photos: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """`fastcam figure`, as people type it, on a model small enough to draw every kind."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +43,22 @@ def photo(photos: Path) -> Path:
 def test_each_kind_is_drawn_where_it_says(kind: str, photo: Path, tmp_path: Path) -> None:
     result = figure(kind, photo, *COMMON, "-o", tmp_path)
     assert result.exit_code == 0, result.output
+    assert result.stderr == ""
     drawn = tmp_path / photo.stem / f"{kind}.png"
     assert str(drawn) in result.output
     with Image.open(drawn) as image:
         assert min(image.size) > 200
         # Something is drawn: more than a few colours.
         assert len(image.convert("RGB").getcolors(maxcolors=1 << 24)) > 100
+
+
+def test_a_terminal_is_told_how_far_it_is(photo: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copy(photo, tmp_path / "other.png"))
+    asked = ["figure", "segmentation", str(photo), str(other), *COMMON, "--methods", "grad_cam", "-o", str(tmp_path)]
+    told = CliRunner().invoke(app, asked, env={"COLUMNS": "200", "TERM": "xterm", "TTY_COMPATIBLE": "1"}).stderr
+    for number, path in enumerate((photo, other), start=1):
+        for stage in ("grad_cam", "picture"):
+            assert f"photo {number} of 2, {path.name}: {stage}" in told
 
 
 def test_an_unreadable_photo_is_named_and_the_others_drawn(photo: Path, tmp_path: Path) -> None:

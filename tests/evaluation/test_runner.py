@@ -283,9 +283,13 @@ def test_correct_predictions_do_not_depend_on_how_they_are_found(dataset: DataSe
 @pytest.mark.parametrize(
     ("study", "how", "told"),
     [
-        (replace(STUDY, batch=2, seed=1), {}, ["seed: 0 and 1", "batch: 4 and 2"]),
-        (replace(STUDY, metrics=("drop",), options={}), {}, ['metrics: ["drop", "insertion"] and ["drop"]']),
-        (STUDY, {"threads": 2}, ["environment.threads: 1 and 2", "--threads"]),
+        (replace(STUDY, batch=2, seed=1), {}, ["seed (--seed): 0 and 1", "batch (--batch): 4 and 2"]),
+        (
+            replace(STUDY, metrics=("drop",), options={}),
+            {},
+            ['metrics (--metrics): ["drop", "insertion"] and ["drop"]'],
+        ),
+        (STUDY, {"threads": 2}, ["environment.threads (--threads): 1 and 2"]),
     ],
     ids=["study", "metrics", "threads"],
 )
@@ -301,7 +305,7 @@ def test_a_changed_command_is_refused(
 
 def test_another_data_set_is_refused(reference: Run, dataset: DataSet) -> None:
     other = PhotoFiles(name="folder", root=dataset.root, samples=tuple(dataset.samples[:-1]), has_regions=False)
-    with pytest.raises(RunError, match=r"data\.samples: 22 and 21; data\.fingerprint"):
+    with pytest.raises(RunError, match=r"data\.samples \(--data\): 22 and 21; data\.fingerprint \(--data\)"):
         run(STUDY, other, reference.path)
 
 

@@ -36,12 +36,18 @@ def test_every_preset_can_be_carried_out(name: str) -> None:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"batch": 16}, ["batch: 4 and 16"]),
-        ({"subset": 5, "seed": 1}, ["subset: null and 5", "seed: 0 and 1"]),
-        ({"models": (ModelSpec(name="vgg16"),)}, ['models[0].name: "tests.evaluation.nets:tiny" and "vgg16"']),
-        ({"methods": STUDY.methods[:1]}, ['methods: ["eigen_cam", "random_cam", "fake_cam"] and ["eigen_cam"]']),
-        ({"options": {"step": 64, "mask": "top50"}}, ['options.mask: null and "top50"']),
-        ({"correct_only": True}, ["correct_only: false and true"]),
+        ({"batch": 16}, ["batch (--batch): 4 and 16"]),
+        ({"subset": 5, "seed": 1}, ["subset (--subset): not given and 5", "seed (--seed): 0 and 1"]),
+        (
+            {"models": (ModelSpec(name="vgg16"),)},
+            ['models[0].name (--model): "tests.evaluation.nets:tiny" and "vgg16"'],
+        ),
+        (
+            {"methods": STUDY.methods[:1]},
+            ['methods (--methods): ["eigen_cam", "random_cam", "fake_cam"] and ["eigen_cam"]'],
+        ),
+        ({"options": {"step": 64, "mask": "top50"}}, ['options.mask (--mask): not given and "top50"']),
+        ({"correct_only": True}, ["correct_only (--correct-only): false and true"]),
         ({"title": "T", "source": "S", "published": ({"drop": 1},)}, []),
     ],
     ids=["one", "two", "model", "methods", "option", "flag", "words"],

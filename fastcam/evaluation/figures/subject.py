@@ -121,7 +121,7 @@ def stage_layers(subject: Subject, count: int) -> list[str]:
     order = {node: position for position, node in enumerate(graph.nodes)}
     # What no module returned (a padded copy, say) is no stage.
     calls = [nodes[-1] for nodes in graph.layers.values()]
-    returned = {node for node in calls if node in graph.used and is_feature_map(graph, node)}
+    returned = {node for node in calls if node in graph.used and is_feature_map(graph, node)} - graph.channels_last
     found: dict[tuple[int, ...], str] = {}
     for node in sorted(returned - {graph.images}, key=order.__getitem__):
         size = shape(node)[2:]
