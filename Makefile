@@ -1,21 +1,30 @@
 # Two commands for a newcomer: `make demo` and `make test`. Each sets up .venv with what it needs.
 PYTHON ?= python3
 BIN := .venv/bin
-# One process a core with one thread each: most tests are too small for two threads.
-SPREAD := --numprocesses 2 --dist loadscope
+# One process a core with one thread each: most tests are too small for two threads. A module's tests share a process,
+# for what they share is dear to make; in the files' order, as modules of few tests, which would else come last, are
+# the longest. The interpreter's tests share nothing.
+TOGETHER := --numprocesses 2 --dist loadscope --no-loadscope-reorder
+APART := --numprocesses 2 --dist worksteal
 test: export OMP_NUM_THREADS = 1
 
-.PHONY: demo test bench bench-methods bench-metrics clean
+.PHONY: demo test types unit bench bench-methods bench-metrics clean
 
 demo: .venv/demo.stamp
 	$(BIN)/fastcam demo
 
+# mypy has one thread: beside the tests no core waits for it. If it fails, make says so at once and again at the end.
 test: .venv/test.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(MAKE) --no-print-directory --jobs=2 types unit
+	TRITON_INTERPRET=1 $(BIN)/pytest $(APART) tests/interpreter
+
+types:
 	$(BIN)/mypy
-	$(BIN)/pytest $(SPREAD)
-	TRITON_INTERPRET=1 $(BIN)/pytest $(SPREAD) tests/interpreter
+
+unit:
+	$(BIN)/pytest $(TOGETHER)
 
 bench: .venv/bench.stamp
 	$(BIN)/pytest bench/test_cpu.py --benchmark-enable --benchmark-only --benchmark-json=bench/results/cpu.json

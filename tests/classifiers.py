@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torchvision
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from fastcam.models import efficientnet_lite0
 from tests.zoo import randomise
@@ -66,15 +67,27 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], int]] = {
 }
 
 
-def thin(model: nn.Module, factor: int = 8, classes: int = 7) -> nn.Module:
+class Unfilled(TorchFunctionMode):
+    """Draws no numbers for parameters, of which vgg19 has 144 million: memory that is not written to costs nothing."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == nn.init.__name__:
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
+
+
+def thin(build: Callable[[], nn.Module], factor: int = 8, classes: int = 7) -> nn.Module:
     """The same architecture with a fraction of its channels: the parameters of every layer made anew."""
+    with Unfilled():
+        model = build()
     layers = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm2d)]
     last = [layer for layer in layers if _outputs(layer) == 1000][-1]
     for layer in layers:
         outputs = classes if layer is last else _fewer(_outputs(layer), factor)
         if isinstance(layer, nn.Conv2d):
             inputs = layer.in_channels if layer.in_channels <= 3 else _fewer(layer.in_channels, factor)
-            groups = math.gcd(inputs, outputs, layer.groups)
+            groups = _groups(layer, inputs, outputs)
             layer.in_channels, layer.out_channels, layer.groups = inputs, outputs, groups
             layer.weight = nn.Parameter(torch.empty(outputs, inputs // groups, *layer.kernel_size))
         elif isinstance(layer, nn.Linear):
@@ -93,6 +106,14 @@ def thin(model: nn.Module, factor: int = 8, classes: int = 7) -> nn.Module:
 def _outputs(layer: nn.Conv2d | nn.Linear | nn.BatchNorm2d) -> int:
     names = ("out_channels", "out_features", "num_features")
     return next(getattr(layer, name) for name in names if hasattr(layer, name))
+
+
+def _groups(layer: nn.Conv2d, inputs: int, outputs: int) -> int:
+    """A depthwise convolution stays one; groups of several channels stay that, where the channels can be divided."""
+    common = math.gcd(inputs, outputs)
+    if layer.groups in (1, layer.in_channels):
+        return min(layer.groups, common)
+    return max(groups for groups in range(1, common + 1) if common % groups == 0 and groups < max(2, inputs))
 
 
 def _fewer(channels: int, factor: int) -> int:

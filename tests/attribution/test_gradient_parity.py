@@ -27,6 +27,7 @@ import fastcam
 from fastcam.models import efficientnet_lite0
 from tests.attribution.test_parity import assert_same_maps as assert_same_float32_maps
 from tests.attribution.test_parity import (
+    differentiable_from,
     forward_with,
     min_max,
     several_targets,
@@ -82,7 +83,7 @@ def signed() -> nn.Module:
     """resnet18 whose layer3.0.bn1 returns values of either sign, behind which gradients differ from place to place."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        return resnet18()
+        return differentiable_from(resnet18(), "layer3.0.bn1")
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +97,7 @@ def lite() -> nn.Module:
     for module in model.modules():
         if hasattr(module, "inplace"):
             module.inplace = False
-    return model
+    return differentiable_from(model, "blocks.9")
 
 
 @pytest.fixture(scope="module")

@@ -84,20 +84,26 @@ def random_images(count: int, side: int) -> Tensor:
     return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(17))
 
 
+def differentiable_from(model: nn.Module, layer: str) -> nn.Module:
+    """No gradient reaches further back than this layer's parameters: peers' maps of it and later ones need no more."""
+    model.requires_grad_(False).get_submodule(layer).requires_grad_(True)
+    return model
+
+
 @pytest.fixture(scope="module")
 def peers_resnet18() -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        return randomise(resnet18(), negative_gammas=False)
+        return differentiable_from(randomise(resnet18(), negative_gammas=False), "layer2")
 
 
 @pytest.fixture(scope="module")
 def peers_vgg16() -> Iterator[nn.Module]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(2)
-        # Only the features' gradients are of use, and the classifier's would take half a gigabyte.
-        holder = [vgg16().eval()]
-    holder[0].classifier.requires_grad_(False)
+        # The classifier's gradients would take half a gigabyte. Between this convolution and features.16, the first of
+        # the layers that are compared, nothing has parameters.
+        holder = [differentiable_from(vgg16().eval(), "features.14")]
     yield holder[0]
     fastcam.clear_cache(holder[0])
     holder.clear()

@@ -57,8 +57,3 @@ def test_maps_correlate_with_float32(
     embedded: LoadedModel, photos: Tensor, method: str, layer: str, precision: str, least: float
 ) -> None:
     assert agreement(embedded.model, photos, method, layer, precision) >= least
-
-
-def test_score_cam_in_bfloat16(embedded: LoadedModel, photos: Tensor) -> None:
-    # One of the four, for time; bench/test_cpu.py takes them all.
-    assert agreement(embedded.model, photos[:1], "score_cam", LAST, "bfloat16") >= 0.99

@@ -1,6 +1,7 @@
 """The interpreter's kernels write into memory that holds NaN: what a kernel leaves out shows."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -31,3 +32,15 @@ def a_single_number_bounds_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:
         scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
 
     monkeypatch.setattr(interpreter, "_patch_lang_tensor", patch_lang_tensor)
+
+
+@pytest.fixture(autouse=True)
+def overflow_goes_unwatched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out conditions that nobody reads, nearly half of the interpreter's work.
+
+    Each sum, difference and product of integers is formed again in 64 bits and compared with its type's bounds, for an
+    assertion that is made where `debug` is set, which it is not here.
+    """
+    options = interpreter.interpreter_builder.options
+    assert not options.debug
+    monkeypatch.setattr(interpreter.interpreter_builder, "options", replace(options, sanitize_overflow=False))
