@@ -1,11 +1,9 @@
-"""A captured model computes what the user's model computes in eval mode.
-
-torchvision's classifiers are captured in tests/attribution/test_matrix.py, once for that and for every method.
-"""
+"""A captured model computes what the user's model computes in eval mode."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -16,6 +14,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 
 import fastcam
 from fastcam.network.cache import Output, network_for
+from tests.classifiers import MODELS, settle
 from tests.zoo import conv_bn, head, randomise
 
 
@@ -31,6 +30,42 @@ def assert_same_logits(found: Tensor, expected: Tensor, tolerance: float) -> Non
 
 def draw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+@pytest.fixture
+def classifier(request: pytest.FixtureRequest) -> Iterator[tuple[nn.Module, int]]:
+    """A model, settled, and its side; its memory is given back at once (vgg19 weighs half a gigabyte)."""
+    build, side = MODELS[request.param]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = build()
+        settle(model, draw(4, 3, side, side, seed=1))
+    yield model, side
+    fastcam.clear_cache(model)
+    gc.collect()
+
+
+@pytest.mark.filterwarnings("ignore:The default weight initialization:FutureWarning")
+@pytest.mark.parametrize("classifier", MODELS, indirect=True)
+def test_classifiers(classifier: tuple[nn.Module, int]) -> None:
+    model, side = classifier
+    images = draw(3, 3, side, side)
+    with torch.no_grad():
+        expected = model(images)
+    # Else the comparison would say little.
+    assert (expected[0] - expected[1]).abs().max() > 1e-2 * expected.abs().max()
+    graphs = set()
+    for batch in (3, 1):
+        assert_same_logits(logits_of(model, images[:batch]), expected[:batch], 1e-4)
+        graphs.add(network_for(model, images[:batch]).graph)
+    # One capture, with a batch of 2, serves any batch.
+    assert len(graphs) == 1
+    for method in (fastcam.grad_cam, fastcam.relevance_cam):
+        maps = method(model, images[:2], 3)
+        assert maps.shape == (2, side, side)
+        assert maps.isfinite().all()
+    # Relevance may be 0 for one image of a random network, but a map that is flat for both tells of a fault.
+    assert maps.amax() == 1
 
 
 class Small(nn.Module):
