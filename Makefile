@@ -7,6 +7,7 @@ BIN := .venv/bin
 TOGETHER := --numprocesses 2 --dist loadscope --no-loadscope-reorder
 APART := --numprocesses 2 --dist worksteal
 test: export OMP_NUM_THREADS = 1
+MEASURED := --benchmark-enable --benchmark-only --benchmark-json=bench/results
 
 .PHONY: demo test types unit bench bench-methods bench-metrics clean
 
@@ -27,16 +28,16 @@ unit:
 	$(BIN)/pytest $(TOGETHER)
 
 bench: .venv/bench.stamp
-	$(BIN)/pytest bench/test_cpu.py --benchmark-enable --benchmark-only --benchmark-json=bench/results/cpu.json
+	$(BIN)/pytest bench/test_cpu.py $(MEASURED)/cpu.json
+	$(BIN)/pytest bench/test_score_cpu.py $(MEASURED)/score.json
+	$(BIN)/pytest bench/test_memory_cpu.py $(MEASURED)/memory.json
 
 bench-methods: .venv/bench.stamp
-	$(BIN)/pytest bench/test_methods_cpu.py --benchmark-enable --benchmark-only \
-		--benchmark-json=bench/results/methods.json
+	$(BIN)/pytest bench/test_methods_cpu.py $(MEASURED)/methods.json
 	$(BIN)/python -m bench.mosaics
 
 bench-metrics: .venv/bench.stamp
-	$(BIN)/pytest bench/test_metrics_cpu.py --benchmark-enable --benchmark-only \
-		--benchmark-json=bench/results/metrics.json
+	$(BIN)/pytest bench/test_metrics_cpu.py $(MEASURED)/metrics.json
 
 .venv/demo.stamp: pyproject.toml | .venv
 	$(BIN)/pip install --quiet --editable '.[demo]'

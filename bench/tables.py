@@ -251,6 +251,8 @@ def _memory(row: dict[str, Any]) -> list[str]:
 
 DRAWN = {
     "cpu.json": cpu_tables,
+    "score.json": cpu_tables,
+    "memory.json": cpu_tables,
     "methods.json": methods_table,
     "metrics.json": metrics_table,
     "mosaics.json": mosaics_table,

@@ -1,37 +1,27 @@
-"""CPU benchmarks against the stock model, grad-cam and torchcam.
+"""CPU benchmarks on ResNet-50 against the stock model, grad-cam and torchcam.
 
     make bench        # pytest bench/test_cpu.py --benchmark-only, writes bench/results/cpu.json
 
 Each test is one comparison: its variants run turn by turn in one process; medians count. Peers run at their best
-settings: no_grad or inference_mode where they allow it, the fastest of four batch sizes, both memory layouts.
+settings: no_grad or inference_mode where they allow it, both memory layouts.
 """
 
 import copy
-import json
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
-import skimage
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from pytorch_grad_cam import GradCAM as PeerGradCAM
-from pytorch_grad_cam import ScoreCAM as PeerScoreCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 from torchcam.methods import GradCAM as TorchcamGradCAM
-from torchcam.methods import ScoreCAM as TorchcamScoreCAM
 from torchvision.models import resnet50
 
 import fastcam
-from bench.compare import compare, fastest_batch
-from bench.interleave import summary
-from fastcam.models.loading import load_model
+from bench.compare import compare
 from fastcam.network.cache import network_for
-from fastcam.photos import read_photo
 
 STAGES = ["layer1", "layer2", "layer3", "layer4"]
 
@@ -45,14 +35,6 @@ def model() -> nn.Module:
 @pytest.fixture(scope="module")
 def images() -> Tensor:
     return torch.randn(8, 3, 224, 224, generator=torch.Generator().manual_seed(1))
-
-
-@pytest.fixture(scope="module")
-def photo() -> Tensor:
-    """The photo of a cat that scikit-image carries."""
-    cat = read_photo(Path(skimage.__file__).parent / "data" / "chelsea.png")
-    preprocessing = load_model("efficientnet_lite0").preprocessing
-    return preprocessing.tensor(preprocessing.view(cat))
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -127,184 +109,3 @@ def test_grad_cam_against_peers(benchmark: BenchmarkFixture, model: nn.Module, i
         batch=8,
         precision="float32",
     )
-
-
-LAYER, TARGET = "head.activation", 282
-
-
-def score_cam(precision: str, photo: Tensor) -> Callable[[], Any]:
-    model = fastcam.models.efficientnet_lite0(pretrained=True).eval()
-    explainer = fastcam.Explainer(model, method="score_cam", layer=LAYER, precision=precision)
-    return lambda: explainer(photo, TARGET)
-
-
-def torchcam_score_cam(module: nn.Module, photo: Tensor, batch: int) -> Callable[[], Any]:
-    def run() -> Any:
-        with torch.no_grad(), TorchcamScoreCAM(module, LAYER, batch_size=batch) as extractor:
-            return extractor(TARGET, module(photo))
-
-    return run
-
-
-def grad_cam_score_cam(module: nn.Module, photo: Tensor, batch: int) -> Callable[[], Any]:
-    peer = PeerScoreCAM(model=module, target_layers=[module.get_submodule(LAYER)])
-    peer.batch_size = batch
-
-    def run() -> Any:
-        with torch.no_grad():
-            return peer(input_tensor=photo, targets=[ClassifierOutputTarget(TARGET)])
-
-    return run
-
-
-def test_score_cam_against_peers(benchmark: BenchmarkFixture, photo: Tensor) -> None:
-    model = fastcam.models.efficientnet_lite0(pretrained=True).eval()
-    channels_last = copy.deepcopy(model).to(memory_format=torch.channels_last)
-    laid_out = photo.contiguous(memory_format=torch.channels_last)
-    plain, last = fastest_batch(model, photo), fastest_batch(channels_last, laid_out)
-    compare(
-        benchmark,
-        {
-            "fastcam": score_cam("float32", photo),
-            "fastcam, bfloat16": score_cam("bfloat16", photo),
-            f"grad-cam, batches of {plain}": grad_cam_score_cam(copy.deepcopy(model), photo, plain),
-            f"grad-cam, channels-last, batches of {last}": grad_cam_score_cam(
-                copy.deepcopy(channels_last), laid_out, last
-            ),
-            f"torchcam, batches of {plain}": torchcam_score_cam(copy.deepcopy(model), photo, plain),
-            f"torchcam, channels-last, batches of {last}": torchcam_score_cam(
-                copy.deepcopy(channels_last), laid_out, last
-            ),
-        },
-        yardstick="fastcam",
-        rounds=3,
-        warmups=0,
-        model="efficientnet_lite0",
-        layer=LAYER,
-        batch=1,
-        precision="float32 unless named",
-    )
-
-
-def test_score_cam_in_bfloat16_against_torchcam(benchmark: BenchmarkFixture, photo: Tensor) -> None:
-    """Both in bfloat16; grad-cam turns activations into numpy arrays, which have no bfloat16."""
-    model = fastcam.models.efficientnet_lite0(pretrained=True).eval().bfloat16()
-    batch = fastest_batch(model, photo.bfloat16(), rounds=1)
-    compare(
-        benchmark,
-        {
-            "fastcam": score_cam("bfloat16", photo),
-            f"torchcam, batches of {batch}": torchcam_score_cam(model, photo.bfloat16(), batch),
-        },
-        yardstick="fastcam",
-        rounds=1,
-        warmups=0,
-        model="efficientnet_lite0",
-        layer=LAYER,
-        batch=1,
-        precision="bfloat16",
-    )
-
-
-def test_agreement_with_float32(benchmark: BenchmarkFixture) -> None:
-    """Least correlation of maps with float32's over the four embedded photos, last layer."""
-    embedded = load_model("efficientnet_lite0")
-    folder = Path(skimage.__file__).parent / "data"
-    names = ("chelsea.png", "coffee.png", "rocket.jpg", "motorcycle_left.png")
-    views = [embedded.preprocessing.view(read_photo(folder / name)) for name in names]
-    photos = torch.cat([embedded.preprocessing.tensor(view) for view in views])
-
-    def least(method: str, precision: str) -> float:
-        pair = [fastcam.explain(embedded.model, photos, method=method, precision=p) for p in (precision, None)]
-        return min(torch.corrcoef(torch.stack(maps).flatten(1))[0, 1].item() for maps in zip(*pair, strict=True))
-
-    cases = [(m, p) for m in ("grad_cam", "relevance_cam") for p in ("float16", "bfloat16")]
-    cases.append(("score_cam", "bfloat16"))
-    found = benchmark.pedantic(lambda: {f"{m}, {p}": least(m, p) for m, p in cases}, rounds=1)
-    benchmark.extra_info.update(model="efficientnet_lite0", layer=LAYER, correlation=found)
-
-
-_FORWARD = """
-import statistics, sys, time, torch, fastcam
-from fastcam.commands.allocation import keep_freed_memory
-from fastcam.network.cache import network_for
-
-torch.set_num_threads(2)
-model, images = fastcam.models.efficientnet_lite0().eval(), torch.randn(32, 3, 224, 224)
-network = network_for(model, images)
-if "kept" in sys.argv:
-    assert keep_freed_memory()
-
-def forward():
-    if "own" in sys.argv:
-        return [network.forward(part) for part in images.split(network.portion(images.device))]
-    with torch.inference_mode():
-        return model(images)
-
-seconds = []
-for _ in range(7):
-    start = time.perf_counter()
-    forward()
-    seconds.append(time.perf_counter() - start)
-print(statistics.median(seconds[2:]))
-"""
-
-
-def test_forward_in_kept_memory(benchmark: BenchmarkFixture) -> None:
-    """What it costs that freed memory goes back to the system; each variant in processes of its own."""
-    variants = {
-        f"{whose} forward{', freed memory kept' if memory == 'kept' else ''}": [whose, memory]
-        for whose in ("own", "stock")
-        for memory in ("given_back", "kept")
-    }
-
-    def measure() -> dict[str, list[float]]:
-        seconds: dict[str, list[float]] = {name: [] for name in variants}
-        for _ in range(3):
-            for name, arguments in variants.items():
-                command = [sys.executable, "-c", _FORWARD, *arguments]
-                output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-                seconds[name].append(float(output.splitlines()[-1]))
-        return seconds
-
-    seconds = benchmark.pedantic(measure, rounds=1)
-    yardstick = next(iter(variants))
-    benchmark.extra_info.update(
-        model="efficientnet_lite0",
-        batch=32,
-        precision="float32",
-        yardstick=yardstick,
-        threads=torch.get_num_threads(),
-        seconds={name: summary(values, seconds[yardstick]) for name, values in seconds.items()},
-    )
-
-
-_PEAK = """
-import json, pathlib, torch, fastcam
-
-def memory(what):
-    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(what))
-
-torch.set_num_threads(2)
-model = fastcam.models.efficientnet_lite0(pretrained=True).eval()
-image = torch.randn(1, 3, 224, 224)
-with torch.inference_mode():
-    model(image)
-before = memory("VmRSS")
-fastcam.score_cam(model, image, layer="head.activation")
-print(json.dumps({"before": before, "after": memory("VmHWM")}))
-"""
-
-
-def test_score_cam_memory(benchmark: BenchmarkFixture) -> None:
-    """Peak memory over what the process holds after a plain forward pass, in a process of its own (Linux)."""
-
-    def measure() -> dict[str, int]:
-        output = subprocess.run([sys.executable, "-c", _PEAK], check=True, capture_output=True, text=True).stdout
-        return json.loads(output.splitlines()[-1])
-
-    peak = benchmark.pedantic(measure, rounds=1)
-    extra = (peak["after"] - peak["before"]) / 1024
-    benchmark.extra_info.update(model="efficientnet_lite0", layer=LAYER, batch=1, peak_over_model_mib=extra)
-    assert extra < 1024

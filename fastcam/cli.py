@@ -2,7 +2,6 @@
 
 import typer
 
-from fastcam.commands.allocation import keep_freed_memory
 from fastcam.commands.bench import bench
 from fastcam.commands.demo import demo
 from fastcam.commands.evaluate import evaluate
@@ -11,14 +10,7 @@ from fastcam.commands.figure import figure
 from fastcam.commands.methods import methods
 from fastcam.commands.report import report
 
-app = typer.Typer(no_args_is_help=True, add_completion=False)
-
-
-@app.callback()
-def prepare() -> None:
-    """Explain the decisions of CNN image classifiers."""
-    keep_freed_memory()
-
+app = typer.Typer(help="Explain the decisions of CNN image classifiers.", no_args_is_help=True, add_completion=False)
 
 for command in (explain, evaluate, report, methods, demo):
     app.command()(command)
