@@ -30,7 +30,9 @@ def gate(y: Tensor, z: Tensor, *, reciprocal: bool, dtype: torch.dtype) -> Tenso
     """
     wide = torch.promote_types(torch.float32, dtype)
     z = z.to(wide)
-    floor = z.amax(dim=tuple(range(1, z.dim())), keepdim=True) * zero_share(wide)
+    largest = z.amax(dim=tuple(range(1, z.dim())), keepdim=True)
+    # Beside a NaN no threshold holds, and nothing is hidden: a share of it would make all of the image NaN.
+    floor = (largest * zero_share(wide)).nan_to_num_(nan=-torch.finfo(wide).tiny)
     # Z = inf where it counts as 0, since y / inf = 0. Four passes over memory that the caches hold; a comparison and a
     # select would cost five times as much on a CPU, and new memory as much as all of them. Z - floor + floor is Z but
     # for its last bit.
