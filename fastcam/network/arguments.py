@@ -100,7 +100,8 @@ def resolve_targets(targets: Targets, logits: Tensor, checks: DeferredChecks) ->
     if tensor.dim() not in (1, 2) or tensor.shape[0] != images:
         raise ValueError(f"targets: shape {tuple(tensor.shape)} given {valid}")
     several = tensor.dim() == 2
-    rows = tensor if several else tensor.unsqueeze(1)
+    # Wide before it is compared: a number of classes beyond a narrow dtype's range would wrap around.
+    rows = (tensor if several else tensor.unsqueeze(1)).to(torch.int64)
     outside = (rows < 0) | (rows >= classes)
 
     def explain() -> str:
@@ -119,7 +120,7 @@ def resolve_targets(targets: Targets, logits: Tensor, checks: DeferredChecks) ->
             checks.add(failed, why)
         elif bool(failed):
             raise ValueError(why())
-    return rows.to(device=logits.device, dtype=torch.int64).clamp(0, classes - 1), several
+    return rows.to(logits.device).clamp(0, classes - 1), several
 
 
 def resolve_size(size: Size, images: Tensor, layer: Sequence[int]) -> list[int]:

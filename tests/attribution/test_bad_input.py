@@ -134,6 +134,17 @@ def test_indices_of_two_classes_are_not_taken_for_one_hot() -> None:
     torch.testing.assert_close(fastcam.grad_cam(two, GOOD, [[0, 1], [0, 1]]), expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16], ids=str)
+def test_a_narrow_dtype_counts_no_fewer_classes(dtype: torch.dtype) -> None:
+    """1000 is 232 in uint8, and -24 in int8."""
+    found, _ = resolve_targets(
+        torch.tensor([120, torch.iinfo(dtype).max]).to(dtype),
+        torch.zeros(2, 1000 if dtype != torch.int16 else 40_000),
+        DeferredChecks(),
+    )
+    assert found.tolist() == [[120], [torch.iinfo(dtype).max]]
+
+
 def test_targets_on_a_device_are_not_waited_for() -> None:
     checks = DeferredChecks()
     # Values of a meta tensor cannot be read at all.
