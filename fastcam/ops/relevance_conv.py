@@ -126,6 +126,8 @@ def relevance_conv_weights_reference(
 
     Arguments as of `relevance_conv_backward_reference`. float32, or float64 where the gate is.
     """
+    if residual is None and _is_spread(positive, stride, padding):
+        x, stride = x[:, :, :: stride[0], :: stride[1]], [1, 1]
     size = list(x.shape[2:])
     g = relevance_conv_backward_reference(
         signal, gate, x, positive, negative, residual, size, stride, padding, dilation, groups

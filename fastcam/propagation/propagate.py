@@ -31,7 +31,7 @@ class Route:
 
     receivers: for each node on the way, the operands that its relevance goes to.
     form: the form in which the signal of each node is added up.
-    ends: the nodes that are the last to send to a layer at which the way ends.
+    ends: the layers at which the way ends: what is sent to them is only read.
     """
 
     start: fx.Node
@@ -82,9 +82,7 @@ def _find_route(graph: Graph, layers: Sequence[fx.Node], chosen: RuleSet, start:
         if layer not in form:
             whence = "the logits" if start is graph.logits else repr(start.name)
             raise ValueError(f"layer: no relevance reaches {layer.name!r} from {whence}")
-    last = {source: node for node, sources in receivers.items() for source in sources}
-    ends = frozenset(last[layer] for layer in layers if layer in last and layer not in rules)
-    return Route(start, plan, rules, receivers, form, ends)
+    return Route(start, plan, rules, receivers, form, frozenset(layers) - set(rules))
 
 
 def propagate(
@@ -177,13 +175,18 @@ def _backward(
 ) -> list[Tensor]:
     found: dict[fx.Node, Tensor] = {}
     take = read or _channel_sums
+
+    def gather(layer: fx.Node, part: Tensor) -> None:
+        # Where the way ends, what each convolution sends is summed by itself, and never written.
+        found[layer] = found[layer] + part if layer in found else part
+
     for step in reversed(route.plan.steps):
         node = step.node
         if node not in signals:
             continue
         signal = signals.pop(node)
         if node in layers:
-            found[node] = take(signal.tensor, route.form[node], values[node])
+            gather(node, take(signal.tensor, route.form[node], values[node]))
         if node not in pullbacks:
             continue
         pullback = pullbacks.pop(node)
@@ -191,8 +194,8 @@ def _backward(
             (source,) = route.receivers[node]
             waiting = signals.pop(source, None)
             others = None if waiting is None else waiting.tensor
-            if read is None and node in route.ends:
-                found[source] = pullback.channel_sums(signal.tensor, values[source], others).transpose(0, 1)
+            if read is None and source in route.ends:
+                gather(source, pullback.channel_sums(signal.tensor, values[source], others).transpose(0, 1))
             else:
                 (signals[source],) = pullback(signal.tensor, others)
             continue
@@ -211,7 +214,7 @@ def _backward(
     # The images are nobody's result: what was sent to them waits here.
     for node in layers:
         if node in signals:
-            found[node] = take(signals[node].tensor, route.form[node], values[node])
+            gather(node, take(signals[node].tensor, route.form[node], values[node]))
     return [found[layer] for layer in layers]
 
 
