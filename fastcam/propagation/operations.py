@@ -38,11 +38,12 @@ def addition(call: Call, values: Values) -> tuple[Tensor, Pullback]:
     shapes = [values[node].shape for node in call.receivers]
     factors = [_factor(step.node, node) for node in call.receivers]
     y = evaluate(step, values, call.network.weights)
-    # An activation with f(0) = 0 that is the only reader has set G to 0 there already.
+    # An activation with f(0) = 0 that is the only reader has set G to 0 there already: y need not be kept.
     masked = call.form is Form.G and _is_masked_by_reader(step.node)
+    total = None if masked else y
 
     def pullback(signal: Tensor) -> list[Signal]:
-        g = signal if masked else _as_g(signal, y, call.form)
+        g = signal if total is None else _as_g(signal, total, call.form)
         sent = [g if factor == 1 else g * factor for factor in factors]
         return [Signal(_sum_to(s, size)) for s, size in zip(sent, shapes, strict=True)]
 
@@ -56,7 +57,7 @@ def activation(call: Call, values: Values) -> tuple[Tensor, Pullback]:
         y = evaluate(call.step, values, call.network.weights)
         if call.form is Form.R:
             return y, lambda signal: [Signal(signal)]
-        return y, Mask(y)
+        return y, Mask.of(y)
     x = values[source]
     y = evaluate(replace(call.step, overwrites=None), values, call.network.weights)
     if call.form is Form.R:
@@ -67,24 +68,26 @@ def activation(call: Call, values: Values) -> tuple[Tensor, Pullback]:
 
 @dataclass(frozen=True, eq=False)
 class Mask:
-    """The way back through a ReLU, in form G: what comes, where the ReLU's result y is above 0."""
+    """The way back through a ReLU, in form G: what comes, where the ReLU's result is not 0.
 
-    y: Tensor
+    passing: 1 there, else 0, in int8: kept in place of the result, it leaves three quarters of the memory.
+    """
+
+    passing: Tensor
+
+    @classmethod
+    def of(cls, y: Tensor) -> "Mask":
+        """The mask of a ReLU's result (N, ...)."""
+        # On a CPU, PyTorch is faster to convert to bool than to compare, and to multiply by int8 than by bool.
+        return cls(y.to(torch.bool).view(torch.int8))
 
     def __call__(self, signal: Tensor) -> list[Signal]:
         """G (T, N, ...) for signals (T, N, ...)."""
-        return self._into(torch.empty_like(signal), signal)
+        return [Signal(signal * self.passing, fresh=True)]
 
     def overwrite(self, signal: Tensor) -> list[Signal]:
         """The same, in the signal's own memory."""
-        return self._into(signal, signal)
-
-    def _into(self, g: Tensor, signal: Tensor) -> list[Signal]:
-        if signal.shape[0] == 1:
-            torch.ops.aten.threshold_backward.grad_input(signal[0], self.y, 0.0, grad_input=g[0])
-        else:
-            torch.mul(signal, self.y.sign(), out=g)
-        return [Signal(g, fresh=True)]
+        return [Signal(signal.mul_(self.passing), fresh=True)]
 
 
 def passing(call: Call, values: Values) -> tuple[Tensor, Pullback]:

@@ -18,11 +18,11 @@ def test_a_mask_writes_over_the_signal_only_when_asked(targets: int) -> None:
     y = torch.randn(3, 4, 5, 5, generator=generator).relu()
     signal = torch.randn(targets, 3, 4, 5, 5, generator=generator)
     given, expected = signal.clone(), signal * (y > 0)
-    (apart,) = Mask(y)(signal)
+    (apart,) = Mask.of(y)(signal)
     assert apart == Signal(apart.tensor, fresh=True)
     assert torch.equal(apart.tensor, expected)
     assert torch.equal(signal, given)
-    (over,) = Mask(y).overwrite(signal)
+    (over,) = Mask.of(y).overwrite(signal)
     assert over.tensor.data_ptr() == signal.data_ptr()
     assert torch.equal(signal, expected)
 
