@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx
 
 import fastcam
+from fastcam import ops
 from fastcam.network.cache import network_for
 from fastcam.network.graph import Graph
 from fastcam.network.layers import find_layers
@@ -54,6 +55,30 @@ def test_z_plus_to_the_images(name: str) -> None:
     near(found, expected.input.relevance)
     _, _, (sums,) = propagate(network, route, images, [node], lambda _: targets, "clrp")
     near(sums, expected.input.weights)
+
+
+def test_what_is_sent_to_the_last_layer_is_summed_and_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, images, targets = captured("residual_downsample")
+    first, second = (layer("residual_downsample", network, f"block{i}") for i in (1, 2))
+    calls: list[Any] = []
+    for name in ("relevance_conv_backward", "relevance_conv_weights"):
+        operator = getattr(ops, name)
+
+        def spy(*arguments: Any, name: str = name, operator: Any = operator) -> Tensor:
+            calls.append((name, tuple(operator(*arguments).shape)))
+            return operator(*arguments)
+
+        monkeypatch.setattr(ops, name, spy)
+    route = find_route(network, [first, second])
+    _, values, found = propagate(network, route, images, [first, second], lambda _: targets, "clrp")
+    by_name = {name: [shape for called, shape in calls if called == name] for name, _ in calls}
+    sent = targets.shape[1] * images.shape[0]
+    # Two convolutions of the second block read the first block's result: one of its main way, one of its shortcut.
+    assert by_name["relevance_conv_weights"] == [(sent, values[first].shape[1])] * 2
+    assert (sent, *values[first].shape[1:]) not in by_name["relevance_conv_backward"]
+    _, _, maps = propagate(network, route, images, [first, second], lambda _: targets, "clrp", read)
+    for sums, relevance in zip(found, maps, strict=True):
+        near(sums, relevance.sum(dim=(3, 4)))
 
 
 @pytest.mark.parametrize("seed", SEEDS)
