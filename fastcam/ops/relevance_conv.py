@@ -127,6 +127,7 @@ def relevance_conv_weights_reference(
     Arguments as of `relevance_conv_backward_reference`. float32, or float64 where the gate is.
     """
     if residual is None and _is_spread(positive, stride, padding):
+        # What lies between the strides adds nothing to the sum.
         x, stride = x[:, :, :: stride[0], :: stride[1]], [1, 1]
     size = list(x.shape[2:])
     g = relevance_conv_backward_reference(

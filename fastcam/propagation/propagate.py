@@ -31,7 +31,6 @@ class Route:
 
     receivers: for each node on the way, the operands that its relevance goes to.
     form: the form in which the signal of each node is added up.
-    ends: the layers at which the way ends: what is sent to them is only read.
     """
 
     start: fx.Node
@@ -39,7 +38,6 @@ class Route:
     rules: dict[fx.Node, Rule]
     receivers: dict[fx.Node, tuple[fx.Node, ...]]
     form: dict[fx.Node, Form]
-    ends: frozenset[fx.Node]
 
     def sent(self, node: fx.Node) -> Form:
         """The form in which a node's rule sends its signal on."""
@@ -82,7 +80,7 @@ def _find_route(graph: Graph, layers: Sequence[fx.Node], chosen: RuleSet, start:
         if layer not in form:
             whence = "the logits" if start is graph.logits else repr(start.name)
             raise ValueError(f"layer: no relevance reaches {layer.name!r} from {whence}")
-    return Route(start, plan, rules, receivers, form, frozenset(layers) - set(rules))
+    return Route(start, plan, rules, receivers, form)
 
 
 def propagate(
@@ -177,7 +175,6 @@ def _backward(
     take = read or _channel_sums
 
     def gather(layer: fx.Node, part: Tensor) -> None:
-        # Where the way ends, what each convolution sends is summed by itself, and never written.
         found[layer] = found[layer] + part if layer in found else part
 
     for step in reversed(route.plan.steps):
@@ -194,7 +191,8 @@ def _backward(
             (source,) = route.receivers[node]
             waiting = signals.pop(source, None)
             others = None if waiting is None else waiting.tensor
-            if read is None and source in route.ends:
+            if read is None and source in layers and source not in route.rules:
+                # The way ends here: what each convolution sends is summed by itself, and never written.
                 gather(source, pullback.channel_sums(signal.tensor, values[source], others).transpose(0, 1))
             else:
                 (signals[source],) = pullback(signal.tensor, others)

@@ -65,8 +65,9 @@ def test_what_is_sent_to_the_last_layer_is_summed_and_not_written(monkeypatch: p
         operator = getattr(ops, name)
 
         def spy(*arguments: Any, name: str = name, operator: Any = operator) -> Tensor:
-            calls.append((name, tuple(operator(*arguments).shape)))
-            return operator(*arguments)
+            result: Tensor = operator(*arguments)
+            calls.append((name, tuple(result.shape)))
+            return result
 
         monkeypatch.setattr(ops, name, spy)
     route = find_route(network, [first, second])
