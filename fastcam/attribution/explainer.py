@@ -89,7 +89,7 @@ class Explainer:
         s, checks, several = self.settings, DeferredChecks(), [False]
 
         def resolve(logits: Tensor) -> Tensor:
-            checks.add(~logits.isfinite().all(), lambda: overflow(s.precision))
+            checks.add_finite(logits, lambda: overflow(s.precision))
             resolved, several[0] = resolve_targets(targets, logits, checks)
             return resolved
 

@@ -90,10 +90,10 @@ class Ucag:
         resolve_size(s.size, images, (1, 1))
         grid = self.grid(images.shape[2], images.shape[3])
         logits, _ = network_for(explainer.model, images, precision=s.precision, output=s.output).forward(images)
-        checks.add(~logits.isfinite().all(), lambda: overflow(s.precision))
+        checks.add_finite(logits, lambda: overflow(s.precision))
         classes, several = resolve_targets(targets, logits, checks)
         found = self.partial_maps(images, classes, grid)
-        checks.add(~found.confidences.isfinite().all(), lambda: overflow(s.precision))
+        checks.add_finite(found.confidences, lambda: overflow(s.precision))
         folded = [[Whole(_fold(maps, found.confidences, grid, images)) for maps in parts] for parts in found.maps]
         maps = [
             [explainer.map(c.method, part, images) for part in parts]

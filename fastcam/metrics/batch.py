@@ -111,8 +111,7 @@ class Batch(Once):
         """Return probabilities; that they are numbers is checked later."""
         half = self.network.precision.forward == torch.float16
         hint = "; float16 overflows beyond 65504: use bfloat16 or float32" if half else ""
-        failed = ~probabilities.isfinite().all()
-        self.checks.add(failed, lambda: f"model: its logits for {what} are NaN or infinite{hint}")
+        self.checks.add_finite(probabilities, lambda: f"model: its logits for {what} are NaN or infinite{hint}")
         return probabilities
 
     def settle(self) -> None:

@@ -25,5 +25,5 @@ def check_planes(name: str, given: object, checks: DeferredChecks) -> Tensor:
 
 def finite(name: str, maps: Tensor, checks: DeferredChecks) -> Tensor:
     """Maps in at least float32, without gradient; that they are finite is checked later."""
-    checks.add(~maps.isfinite().all(), lambda: f"{name}: NaN or infinite values; all must be finite")
+    checks.add_finite(maps, lambda: f"{name}: NaN or infinite values; all must be finite")
     return maps.detach().to(torch.promote_types(maps.dtype, torch.float32))

@@ -16,6 +16,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 # Sizes of input whose blocks are kept per weight and direction: one image, a full batch, the rest of a data set, and
 # one to spare. Each takes as much memory as the weight itself.
 MOST_SIZES = 4
+_DTYPES = (torch.float32, torch.bfloat16)
 
 Geometry = tuple[list[int], list[int], list[int], int]
 _Key = tuple[object, ...]
@@ -26,9 +27,9 @@ _lock = threading.Lock()
 def keep(weight: Tensor) -> Tensor:
     """Say that nobody writes to this weight, and that it is finite; return it.
 
-    What is made of it lives as long as it does. Only float32 weights on the CPU have blocks.
+    What is made of it lives as long as it does. Only float32 and bfloat16 weights on the CPU have blocks.
     """
-    if weight.is_cpu and weight.dtype == torch.float32:
+    if weight.is_cpu and weight.dtype in _DTYPES:
         with _lock:
             if weight not in _kept:
                 _kept[weight] = {"forward": {}, "transposed": {}}

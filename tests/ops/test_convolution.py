@@ -21,6 +21,13 @@ GEOMETRIES = {
     "depthwise-dilated": ([1, 1], [2, 2], [2, 2], 8, (3, 3)),
     "uneven": ([1, 2], [0, 1], [1, 1], 2, (1, 3)),
 }
+# bfloat16 rounds to 8 bits.
+ROUNDING = {torch.float32: 1e-5, torch.float64: 1e-5, torch.bfloat16: 2**-8}
+
+
+def served(dtype: torch.dtype) -> bool:
+    """Whether oneDNN convolves in this dtype here: not every processor has bfloat16 arithmetic."""
+    return dtype != torch.float64 and module._onednn_works(dtype)
 
 
 def draw(geometry: tuple, dtype: torch.dtype, layout: torch.memory_format) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -36,7 +43,7 @@ def draw(geometry: tuple, dtype: torch.dtype, layout: torch.memory_format) -> tu
 
 @pytest.mark.parametrize("kept", [False, True], ids=["plain-weights", "kept-weights"])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("with_residual", [False, True], ids=["plain", "residual"])
 @pytest.mark.parametrize("activation", ["none", "relu", "relu6", "silu", "hardswish"])
 @pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES.keys())
@@ -54,41 +61,51 @@ def test_equals_the_single_steps(
     if kept:
         keep(weight)
     y = convolution(x, weight, bias, residual if with_residual else None, *geometry[:4], activation)
-    single = F.conv2d(x, weight, bias, stride, padding, dilation, groups)
-    expected = activate(single + residual if with_residual else single, activation)
-    torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-5)
-    served = kept and dtype == torch.float32
-    assert y.is_contiguous(memory_format=torch.channels_last if served else layout)
+    wide = torch.promote_types(dtype, torch.float32)
+    single = F.conv2d(x.to(wide), weight.to(wide), bias.to(wide), stride, padding, dilation, groups)
+    expected = activate(single + residual if with_residual else single.clone(), activation)
+    fused = kept and served(dtype)
+    if fused and activation in ("none", "relu", "relu6"):
+        bound = 1 + expected.abs()  # one rounding
+    else:
+        bound = 1 + 4 * (single.abs() + residual.abs())  # one for each step, and hardswish is up to 1.5 times as steep
+    assert ((y - expected).abs() <= ROUNDING[dtype] * bound).all()
+    assert y.is_contiguous(memory_format=torch.channels_last if fused else layout)
     for tensor, copy in zip((x, weight, bias, residual), before, strict=True):
         assert torch.equal(tensor, copy)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
 @pytest.mark.parametrize("activation", ["none", "relu", "silu"])
 @pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES.keys())
 def test_the_result_takes_the_memory_of_a_residual_that_may_be_overwritten(
-    geometry: tuple, activation: str, layout: torch.memory_format
+    geometry: tuple, activation: str, layout: torch.memory_format, dtype: torch.dtype
 ) -> None:
-    x, weight, bias, residual = draw(geometry, torch.float32, layout)
+    x, weight, bias, residual = draw(geometry, dtype, layout)
     expected = convolution(x, keep(weight), bias, residual, *geometry[:4], activation)
     y = convolution(x, weight, bias, residual, *geometry[:4], activation, overwrite=True)
     torch.testing.assert_close(y, expected, rtol=1e-6, atol=1e-6)
-    assert (y.data_ptr() == residual.data_ptr()) == (layout == torch.channels_last)
+    assert (y.data_ptr() == residual.data_ptr()) == (layout == torch.channels_last or not served(dtype))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
 @pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES.keys())
-def test_transposed_equals_pytorch(geometry: tuple, layout: torch.memory_format) -> None:
-    x, weight, _, signal = draw(geometry, torch.float32, layout)
+def test_transposed_equals_pytorch(geometry: tuple, layout: torch.memory_format, dtype: torch.dtype) -> None:
+    x, weight, _, signal = draw(geometry, dtype, layout)
     stride, padding, dilation, groups, kernel = geometry
     sides = zip(x.shape[2:], signal.shape[2:], stride, padding, dilation, kernel, strict=True)
     extra = [full - ((small - 1) * s - 2 * p + d * (k - 1) + 1) for full, small, s, p, d, k in sides]
-    expected = torch.nn.grad.conv2d_input(x.shape, weight, signal, stride, padding, dilation, groups)
+    expected = torch.nn.grad.conv2d_input(
+        x.shape, weight.float(), signal.float(), stride, padding, dilation, groups
+    ).to(dtype)
+    close = {"rtol": 2 * ROUNDING[dtype], "atol": ROUNDING[dtype]}
     plain = transposed_convolution(signal, weight, stride, padding, extra, dilation, groups)
-    torch.testing.assert_close(plain, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(plain, expected, **close)
     for _ in range(2):
         y = transposed_convolution(signal, keep(weight), stride, padding, extra, dilation, groups)
-        torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(y, expected, **close)
 
 
 def test_what_onednn_serves() -> None:
@@ -106,8 +123,8 @@ def test_what_onednn_serves() -> None:
         assert not module._onednn_serves(x, weight, None)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
-def test_only_float32_is_kept(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16], ids=str)
+def test_only_float32_and_bfloat16_are_kept(dtype: torch.dtype) -> None:
     assert not is_kept(keep(torch.ones(1, 1, 1, 1, dtype=dtype)))
 
 
@@ -163,7 +180,7 @@ def test_gradients_pass() -> None:
 
 
 def test_a_build_without_onednn_takes_the_single_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert module._onednn_works()
+    assert module._onednn_works(torch.float32)
 
     class Missing:
         def __getattr__(self, name: str) -> None:
@@ -175,17 +192,26 @@ def test_a_build_without_onednn_takes_the_single_steps(monkeypatch: pytest.Monke
         x, weight, bias, residual = draw(GEOMETRIES["1x1"], torch.float32, torch.channels_last)
         y = convolution(x, keep(weight), bias, residual, *GEOMETRIES["1x1"][:4], "relu")
         torch.testing.assert_close(y, (F.conv2d(x, weight, bias) + residual).relu())
-        assert not module._onednn_works()
+        assert not module._onednn_works(torch.float32)
     finally:
         module._onednn_works.cache_clear()
 
 
-@pytest.mark.parametrize("kernel", [1, 3])
-def test_a_residual_of_one_position_is_added(kernel: int) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("overwrite", [False, True], ids=["apart", "overwritten"])
+@pytest.mark.parametrize(
+    ("channels", "side", "kernel"), [(8, 1, 1), (8, 3, 3), (1, 5, 3)], ids=["1x1", "one-position", "one-channel"]
+)
+def test_a_residual_whose_layout_is_nobodys_is_added(
+    channels: int, side: int, kernel: int, overwrite: bool, dtype: torch.dtype
+) -> None:
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(2, 4, kernel, kernel, generator=generator)
-    weight = torch.randn(8, 4, kernel, kernel, generator=generator)
-    residual = torch.randn(2, 8, 1, 1, generator=generator)
-    keep(weight)
-    y = convolution(x, weight, None, residual, [1, 1], [0, 0], [1, 1], 1, "relu")
-    torch.testing.assert_close(y, F.relu(F.conv2d(x, weight) + residual), rtol=1e-5, atol=1e-5)
+    x = torch.randn(2, 4, side, side, generator=generator).to(dtype)
+    weight = torch.randn(channels, 4, kernel, kernel, generator=generator).to(dtype)
+    single = F.conv2d(x.float(), weight.float())
+    residual = torch.randn(single.shape, generator=generator).to(dtype)
+    expected = F.relu(single + residual.float())
+    geometry = ([1, 1], [0, 0], [1, 1], 1)
+    y = convolution(x, keep(weight), None, residual, *geometry, "relu", overwrite=overwrite)
+    size = 1 + 2 * (single.abs() + residual.abs())
+    assert ((y - expected).abs() <= ROUNDING[dtype] * size).all()

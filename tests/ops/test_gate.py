@@ -32,3 +32,18 @@ def test_beside_a_nan_no_threshold_holds() -> None:
 def test_beside_an_infinite_z_the_rest_is_0() -> None:
     z = torch.tensor([[torch.inf, 0.0, 1.0, 1e30]])
     assert gate(torch.ones(1, 4), z, reciprocal=False, dtype=torch.float32).eq(0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("reciprocal", [False, True], ids=["y/Z", "1/Z"])
+def test_where_no_z_counts_as_0_the_gate_is_the_quotient_to_the_last_bit(reciprocal: bool, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    z = (torch.rand(2, 3, 5, 5, generator=generator) + 0.01).to(dtype)
+    y = torch.randn(2, 3, 5, 5, generator=generator).to(dtype)
+    expected = 1 / z if reciprocal else y / z
+    assert torch.equal(gate(y, z.clone(), reciprocal=reciprocal, dtype=dtype), expected)
+    # A single dead Z, in the other image, is still found.
+    z[1, 2, 3, 4] = 0
+    found = gate(y, z.clone(), reciprocal=reciprocal, dtype=dtype)
+    assert found[1, 2, 3, 4] == 0
+    torch.testing.assert_close(found[0], expected[0])
