@@ -112,7 +112,7 @@ def _onednn_works(dtype: torch.dtype) -> bool:
     try:
         blocks = mkldnn._reorder_convolution_weight(weight, zero, one, one, 1, list(x.shape))
         plain = mkldnn._convolution_pointwise.default(-x, blocks, None, zero, one, one, 1, "relu", [], "")
-        behind = (zero, one, one, 1, "add", 1.0, "relu", [], "")
+        behind: tuple[Any, ...] = (zero, one, one, 1, "add", 1.0, "relu", [], "")
         added = mkldnn._convolution_pointwise.binary(x, x, blocks, None, *behind)
         mkldnn._convolution_pointwise_.binary(added, x, blocks, None, *behind)
         blocks = mkldnn._reorder_convolution_transpose_weight(weight, zero, zero, one, one, 1, list(x.shape))
