@@ -46,7 +46,7 @@ def gate(y: Tensor, z: Tensor, *, reciprocal: bool, dtype: torch.dtype) -> Tenso
 
 
 def _nowhere_zero(z: Tensor, share: float) -> bool:
-    """Whether no Z counts as 0, as in most networks whose activations are dense. Only a CPU is asked: others would wait.
+    """Whether no Z counts as 0, as where activations are dense. Only a CPU is asked: on a device that would wait.
 
     Numbers >= 0 are ordered as the integers of the same bits, whose extremes a CPU finds in a fraction of the time.
     NaN and negative numbers come out as one extreme or the other, and nothing is larger than they.
