@@ -70,6 +70,7 @@ class Case:
     at_size: captures the model for images of another size.
     keep, leaves: what the call's methods together want kept and differentiated by.
     checks: where methods leave checks of values, to be settled once for the call.
+    given: what the caller gave, where `images` are made of it: values are checked there.
     report: whether the caller wants to be told what was left out, where finding that out costs something.
     """
 
@@ -83,10 +84,12 @@ class Case:
         keep: Iterable[fx.Node] = (),
         leaves: Iterable[fx.Node] = (),
         checks: DeferredChecks,
+        given: Tensor | None = None,
         report: bool = False,
     ) -> None:
         self.network = network
         self.images = images
+        self.given = images if given is None else given
         self.at_size = at_size
         self.checks = checks
         self.report = report

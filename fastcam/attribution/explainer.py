@@ -114,13 +114,21 @@ class Explainer:
         }
 
     def find(
-        self, network: Network, images: Tensor, resolve: Resolve, checks: DeferredChecks, *, report: bool = False
+        self,
+        network: Network,
+        images: Tensor,
+        resolve: Resolve,
+        checks: DeferredChecks,
+        *,
+        given: Tensor | None = None,
+        report: bool = False,
     ) -> list[tuple[Evidence, list[Layer]]]:
-        """What each method finds, and at which layers, from passes that they share."""
+        """What each method finds, and at which layers, from passes that they share; arguments as of `Case`."""
         layers = [self._layers(network, chosen.method) for chosen in self.chosen]
         keep = {layer.node for at in layers for layer in at} - {network.graph.images}
         leaves = [leaf for c, at in zip(self.chosen, layers, strict=True) for leaf in c.method.leaves(network, at)]
-        case = Case(network, images, resolve, self._at_size, keep=keep, leaves=leaves, checks=checks, report=report)
+        shared: dict[str, Any] = {"keep": keep, "leaves": leaves, "checks": checks, "given": given, "report": report}
+        case = Case(network, images, resolve, self._at_size, **shared)
         return [(c.method.find(case, at, c.options), at) for c, at in zip(self.chosen, layers, strict=True)]
 
     def _layers(self, network: Network, method: Method) -> list[Layer]:

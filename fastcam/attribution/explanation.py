@@ -19,7 +19,7 @@ class Explanation:
     left_out: what the method skipped, by name; a list for a list of layers. score_cam: "skipped_channels", a count per
         image. Relevance methods: "lost_relevance", by the name of each operation on the way, from the logits down, the
         relevance that came to it minus what it sent on, (N,) or (N, T); see `fastcam.propagation.relevance`. ucag:
-        "confidences", the patches' weights (N, P) or (N, T, P).
+        "confidences", the patches' weights (N, P) or (N, T, P), and what the method skipped in each patch, likewise.
     """
 
     maps: Tensor | list[Tensor]

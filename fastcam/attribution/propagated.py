@@ -8,6 +8,7 @@ from torch import Tensor, fx
 
 from fastcam.attribution.case import Case
 from fastcam.attribution.method import LeftOut, Options
+from fastcam.network.graph import Graph
 from fastcam.network.layers import Layer, label
 from fastcam.propagation.composites import composite
 from fastcam.propagation.propagate import Lost, Route, Seed, find_route, propagate
@@ -44,14 +45,18 @@ def propagated(
     """One propagation; arguments as of `fastcam.propagation.propagate.propagate`."""
     nodes = [layer.node for layer in layers]
     route = route_to(case, layers, rules, start=start)
-    check_pixels(route, case.images, case.checks)
+    check_pixels(route, case.given, case.checks)
     lost: Lost | None = {} if case.report else None
     network = case.network
     value, _, maps = propagate(
         network, route, case.images, nodes, targets or case.resolve, seed, _channel_sum, lost, given
     )
-    named = None if lost is None else {label(network.graph, node): amount for node, amount in lost.items()}
-    return Propagated(value, maps, named)
+    return Propagated(value, maps, None if lost is None else by_label(lost, network.graph))
+
+
+def by_label(lost: Lost, graph: Graph) -> dict[str, Tensor]:
+    """What each operation on the way lost, by its name."""
+    return {label(graph, node): amount for node, amount in lost.items()}
 
 
 def route_to(case: Case, layers: Sequence[Layer], rules: RuleSet, *, start: fx.Node | None = None) -> Route:

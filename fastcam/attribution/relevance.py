@@ -4,20 +4,22 @@ from collections.abc import Sequence
 
 from fastcam.attribution.case import Case
 from fastcam.attribution.method import Evidence, Method, Options, Weighted, Whole
-from fastcam.attribution.propagated import propagated
+from fastcam.attribution.propagated import by_label, propagated
 from fastcam.network.arguments import check_choice
 from fastcam.network.layers import Layer
 from fastcam.ops.seeds import SEEDS
 from fastcam.propagation.composites import Composite, composite
-from fastcam.propagation.propagate import find_route, propagate
+from fastcam.propagation.propagate import Lost, find_route, propagate
 
 
 def _relevance_cam(case: Case, layers: Sequence[Layer], _: Options) -> Evidence:
     nodes = [layer.node for layer in layers]
     route = find_route(case.network, nodes)
-    logits, values, weights = propagate(case.network, route, case.images, nodes, case.resolve, "clrp")
+    lost: Lost | None = {} if case.report else None
+    logits, values, weights = propagate(case.network, route, case.images, nodes, case.resolve, "clrp", lost=lost)
     parts = [Weighted(values[node], alpha) for node, alpha in zip(nodes, weights, strict=True)]
-    return Evidence(logits, case.resolve(logits), parts)
+    report = {} if lost is None else {"lost_relevance": [by_label(lost, case.network.graph)] * len(nodes)}
+    return Evidence(logits, case.resolve(logits), parts, report)
 
 
 RELEVANCE_CAM = Method(

@@ -1,7 +1,7 @@
 """UCAG: a method's maps of enlarged patches, weighted by confidence and put together where they lie."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
@@ -14,7 +14,7 @@ from fastcam.attribution.case import Resolve
 from fastcam.attribution.checks import check_batch_size
 from fastcam.attribution.explainer import Explainer, Result, check_methods, explanation, overflow
 from fastcam.attribution.explanation import Explanation
-from fastcam.attribution.method import Evidence, Weighted, Whole
+from fastcam.attribution.method import Evidence, LeftOut, Weighted, Whole
 from fastcam.attribution.registry import METHODS
 from fastcam.attribution.render import render
 from fastcam.network.arguments import DeferredChecks, Targets, check_images, resolve_size, resolve_targets
@@ -74,16 +74,16 @@ class Ucag:
 
     def __call__(self, images: Tensor, targets: Targets = None, *, return_info: bool = False) -> Result:
         """Explain images; see `fastcam.ucag`."""
-        explained = self.explanations(images, targets)
+        explained = self.explanations(images, targets, report=return_info)
         results = {name: e if return_info else e.maps for name, e in explained.items()}
         return results if self._several_methods else next(iter(results.values()))
 
-    def explanations(self, images: Tensor, targets: Targets = None) -> dict[str, Explanation]:
-        """Explain images by each of the methods that are wrapped."""
+    def explanations(self, images: Tensor, targets: Targets = None, *, report: bool = False) -> dict[str, Explanation]:
+        """Explain images by each of the methods that are wrapped; report: as of `Explainer.explanations`."""
         with torch.inference_mode(False), torch.no_grad():
-            return self._explain(images, targets)
+            return self._explain(images, targets, report=report)
 
-    def _explain(self, images: Tensor, targets: Targets) -> dict[str, Explanation]:
+    def _explain(self, images: Tensor, targets: Targets, *, report: bool) -> dict[str, Explanation]:
         explainer, checks = self._explainer, DeferredChecks()
         s = explainer.settings
         images = check_images(images, checks)
@@ -92,7 +92,7 @@ class Ucag:
         logits, _ = network_for(explainer.model, images, precision=s.precision, output=s.output).forward(images)
         checks.add_finite(logits, lambda: overflow(s.precision))
         classes, several = resolve_targets(targets, logits, checks)
-        found = self.partial_maps(images, classes, grid)
+        found = self.partial_maps(images, classes, grid, checks, report=report)
         checks.add_finite(found.confidences, lambda: overflow(s.precision))
         folded = [[Whole(_fold(maps, found.confidences, grid, images)) for maps in parts] for parts in found.maps]
         maps = [
@@ -101,19 +101,19 @@ class Ucag:
         ]
         checks.settle()
         confidences = found.confidences.transpose(1, 2)
-        return {
-            c.method.name: replace(
-                explanation(
-                    Evidence(logits, classes, parts),
-                    of_method,
-                    [layer.name for layer in at],
-                    several=several,
-                    as_list=isinstance(s.layer, list | tuple) and c.method.layer != "none",
-                ),
-                left_out={"confidences": confidences if several else confidences.squeeze(1)},
+        by_method = zip(explainer.chosen, folded, found.left_out, maps, found.layers, strict=True)
+        explained = {
+            c.method.name: explanation(
+                Evidence(logits, classes, parts, left_out),
+                of_method,
+                [layer.name for layer in at],
+                several=several,
+                as_list=isinstance(s.layer, list | tuple) and c.method.layer != "none",
             )
-            for c, parts, of_method, at in zip(explainer.chosen, folded, maps, found.layers, strict=True)
+            for c, parts, left_out, of_method, at in by_method
         }
+        weights = {"confidences": confidences if several else confidences.squeeze(1)}
+        return {name: replace(e, left_out={**e.left_out, **weights}) for name, e in explained.items()}
 
     def grid(self, height: int, width: int) -> Grid:
         """Where the patches of images of that size lie. Raises ValueError for a crop that does not fit into them."""
@@ -134,8 +134,19 @@ class Ucag:
             size=(max(round(crop[0] * self._scale), 1), max(round(crop[1] * self._scale), 1)),
         )
 
-    def partial_maps(self, images: Tensor, targets: Tensor, grid: Grid) -> "PartialMaps":
-        """Explain all patches of all images for targets (N, T), one after the other as if they were one long batch."""
+    def partial_maps(
+        self,
+        images: Tensor,
+        targets: Tensor,
+        grid: Grid,
+        checks: DeferredChecks | None = None,
+        *,
+        report: bool = False,
+    ) -> "PartialMaps":
+        """Explain all patches of all images for targets (N, T), one after the other as if they were one long batch.
+
+        checks: where checks of the images' values go; report: whether it is told what was left out.
+        """
         # The images are taken as one image of height N H, so that a batch may begin and end with any patch of any.
         explainer = self._explainer
         count, channels, height, width = images.shape
@@ -145,19 +156,24 @@ class Ucag:
         classes = targets.repeat_interleave(len(grid.tops), dim=0)
         confidences: list[Tensor] = []
         maps: list[list[list[Tensor]]] = [[] for _ in explainer.chosen]
+        told: list[list[Mapping[str, Sequence[LeftOut]]]] = [[] for _ in explainer.chosen]
         layers: list[list[Layer]] = []
         for chunk in _chunks(len(tops), self._batch_size or _batch_size(grid, images.device)):
             patches = ops.unfold_patches(strip, tops[chunk], lefts[chunk], grid.crop, grid.size, "bicubic")
             wanted = classes[chunk]
-            # Enlarging bicubically may leave the images' range a little: checks of it are for images.
-            found = explainer.find(self._network(patches), patches, _known(wanted), DeferredChecks())
+            # Enlarging bicubically may leave the images' range a little: checks of it are for images, once.
+            to_settle = DeferredChecks() if layers or checks is None else checks
+            network = self._network(patches)
+            found = explainer.find(network, patches, _known(wanted), to_settle, given=images, report=report)
             layers = [at for _, at in found]
             confidences.append(_confidence(found[0][0].logits, wanted))
-            for (evidence, _), parts in zip(found, maps, strict=True):
+            for (evidence, _), parts, left_out in zip(found, maps, told, strict=True):
                 parts.append([_partial(part, grid) for part in evidence.parts])
+                left_out.append(evidence.left_out)
         return PartialMaps(
             confidences=_by_image(confidences, count),
             maps=[[_by_image(chunks, count) for chunks in zip(*parts, strict=True)] for parts in maps],
+            left_out=[_left_out(chunks, count) for chunks in told],
             layers=layers,
         )
 
@@ -175,10 +191,14 @@ class Ucag:
 
 @dataclass(frozen=True, eq=False)
 class PartialMaps:
-    """Of all patches: confidences s (N, P, T), and per method and layer the partial maps (N, P, T, h, w)."""
+    """Of all patches: confidences s (N, P, T), and per method and layer the partial maps (N, P, T, h, w).
+
+    left_out: per method what it skipped in the patches, as `Evidence` has it, with the patches P behind N, or N and T.
+    """
 
     confidences: Tensor
     maps: list[list[Tensor]]
+    left_out: list[dict[str, list[LeftOut]]]
     layers: list[list[Layer]]
 
 
@@ -211,6 +231,20 @@ def _by_image(chunks: Sequence[Tensor], count: int) -> Tensor:
     """Chunks of (N P, ...) as one tensor (N, P, ...)."""
     whole = torch.cat(list(chunks))
     return whole.view(count, -1, *whole.shape[1:])
+
+
+def _left_out(chunks: Sequence[Mapping[str, Sequence[LeftOut]]], count: int) -> dict[str, list[LeftOut]]:
+    """What a method skipped in chunks of patches, by image."""
+
+    def joined(parts: Sequence[LeftOut]) -> LeftOut:
+        amounts = [part for part in parts if isinstance(part, Mapping)]
+        if amounts:
+            return {key: _by_image([part[key] for part in amounts], count).transpose(1, 2) for key in amounts[0]}
+        return _by_image([part for part in parts if isinstance(part, Tensor)], count)
+
+    return {
+        name: [joined(parts) for parts in zip(*(chunk[name] for chunk in chunks), strict=True)] for name in chunks[0]
+    }
 
 
 def _known(targets: Tensor) -> Resolve:

@@ -104,7 +104,7 @@ def _onednn_serves(x: Tensor, weight: Tensor, residual: Tensor | None) -> bool:
 
 @cache
 def _onednn_works(dtype: torch.dtype) -> bool:
-    """Whether this build of PyTorch, on this processor, has all that is asked for here: tried once, on one pixel."""
+    """Whether this build of PyTorch, on this processor, has all that is asked for here: tried once, on four pixels."""
     x = torch.ones(1, 2, 2, 2, dtype=dtype).contiguous(memory_format=torch.channels_last)
     weight = torch.ones(2, 2, 1, 1, dtype=dtype)
     zero, one = [0, 0], [1, 1]

@@ -433,6 +433,25 @@ def test_operations_without_a_rule_are_named() -> None:
     assert fastcam.score_cam(model, GOOD, 0, "stem").shape == (2, 10, 10)
 
 
+RULES = ("z+", "epsilon", "gamma", "alpha_beta", "epsilon_plus", "epsilon_plus_flat", "epsilon_gamma_box")
+PROPAGATING = [pytest.param("lrp", {"rule": rule}, id=f"lrp-{rule}") for rule in RULES] + [
+    pytest.param(method, {}, id=method) for method in ("clrp", "sglrp", "excitation_backprop", "rap", "rsp", "agf")
+]
+
+
+@pytest.mark.parametrize(("method", "options"), PROPAGATING)
+def test_every_rule_names_an_operation_that_it_does_not_know(method: str, options: dict[str, Any]) -> None:
+    model = Normed().eval()
+    # rsp goes from the layer to the images, the others from the logits to the layer.
+    layer = "after" if method == "rsp" else "stem"
+    if method == "rsp":
+        options = {"pixel_range": (-9.0, 9.0)}
+    before = snapshot(model)
+    with pytest.raises(ValueError, match=r"no rule.*layer_norm.*module 'block\.norm'"):
+        fastcam.explain(model, GOOD, 0, layer, method=method, **options)
+    assert_unchanged(model, before)
+
+
 class Windowed(nn.Module):
     """Like a block of Swin's: channels last, cut into windows and put together again, added to what came in."""
 

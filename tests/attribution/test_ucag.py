@@ -520,6 +520,46 @@ def test_images_that_are_not_finite(model: nn.Module) -> None:
         fastcam.ucag(model, x, 1, **SETTINGS)
 
 
+def test_images_beyond_the_range_of_the_first_rule(model: nn.Module, images: Tensor) -> None:
+    with pytest.raises(ValueError, match=r"images: values from .* outside the pixel_range -1 to 1"):
+        fastcam.ucag(model, images, 1, method="lrp", pixel_range=(-1, 1), batch_size=4, **SETTINGS)
+    # Of the images, not of the patches: enlarging bicubically goes a little beyond their own extremes.
+    extremes = (float(images.min()), float(images.max()))
+    assert fastcam.ucag(model, images, 1, method="lrp", pixel_range=extremes, **SETTINGS).shape == (2, 20, 26)
+
+
+@pytest.mark.parametrize("targets", [[1, 4], [[0, 1], [4, 2]]], ids=["one", "several"])
+def test_what_the_method_left_out_of_each_patch(targets: Any, model: nn.Module, images: Tensor) -> None:
+    methods, options = ["lrp", "score_cam"], {"rule": "epsilon", "normalize": False, "return_info": True}
+    found = fastcam.ucag(model, images, targets, method=methods, batch_size=5, **options, **SETTINGS)
+    lost, patches = found["lrp"].left_out["lost_relevance"], SETTINGS["patches"] ** 2
+    assert found["lrp"].left_out["confidences"].shape[-1] == patches
+    assert found["score_cam"].left_out["skipped_channels"].shape == (2, patches)
+    # The second image's last patch, by itself.
+    tops, lefts = (torch.linspace(0, side - crop, 3).round().long() for side, crop in ((20, 12), (26, 11)))
+    patch = fastcam.ops.unfold_patches(images[1:], tops[-1:], lefts[-1:], [12, 11], [18, 16], "bicubic")
+    alone = fastcam.explain(model, patch, targets[1:], method="lrp", **options)
+    assert list(lost) == list(alone.left_out["lost_relevance"])
+    assert any(bool((amount.abs() > 1e-6).any()) for amount in lost.values())
+    for place, amount in alone.left_out["lost_relevance"].items():
+        assert lost[place].shape == (*found["lrp"].targets.shape, patches)
+        torch.testing.assert_close(lost[place][1, ..., -1], amount[0], rtol=1e-9, atol=1e-12)
+
+
+def test_nothing_is_left_out_of_maps_alone(model: nn.Module, images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+    case = Case.__init__
+
+    def spy(*args: Any, report: bool = False, **kwargs: Any) -> None:
+        asked.append(report)
+        case(*args, report=report, **kwargs)
+
+    monkeypatch.setattr(Case, "__init__", spy)
+    fastcam.ucag(model, images, 1, method="lrp", pixel_range=(-9, 9), **SETTINGS)
+    assert asked
+    assert not any(asked)
+
+
 def test_a_model_that_takes_one_size_alone() -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 18 * 18, 3)).eval()
     x = torch.randn(2, 3, 20, 20)

@@ -55,7 +55,8 @@ def explain(
             in-place operation. Methods that explain the images themselves take none; for relevance at the images
             None and "input" are the images.
         method: a method's name, or a list of names: then a dict of results by name, for which one forward pass, and
-            one backward pass per target, serve all gradient and activation methods together.
+            one backward pass per target, serve all gradient and activation methods together but those whose passes are
+            not the model's own (guided_backprop, deconvnet) or see other images (smooth_grad_cam_pp).
         size: of the maps: "input", "layer", or (height, width).
         normalize: per map min-max to [0, 1], a flat map gives zeros; signed relevance is divided by its largest
             magnitude instead. False gives raw values.

@@ -19,7 +19,9 @@ def relevance_cam(
     """Relevance-CAM (Lee et al. 2021, eq. 8-9): sum_k alpha_k A_k with alpha_k = sum_xy R_k(x, y), not clipped.
 
     R is the layer's relevance by the z+ rule (eq. 5-6), propagated from the contrastive seed (eq. 7): |z_t| at the
-    target's logit, -|z_t| / (classes - 1) at all others. Arguments and results are those of `fastcam.explain`.
+    target's logit, -|z_t| / (classes - 1) at all others. Arguments and results are those of `fastcam.explain`; with
+    `return_info=True`, "lost_relevance" in `Explanation.left_out` is what each operation on the way lost, which costs
+    some time to find out.
 
     Raises ValueError where an operation behind `layer` has no z+ rule (layer norm, attention); it is named.
     """

@@ -42,7 +42,8 @@ def ucag(
             with a batch size of their own (the score family) get it too. None: as many as make 8 images of 224 x 224
             on a CPU, 128 elsewhere.
         return_info: return an `Explanation`: logits, probabilities and targets are those of the whole images, and
-            left_out["confidences"] holds s (N, P), or (N, T, P) for targets (N, T); weights are None.
+            left_out["confidences"] holds s (N, P), or (N, T, P) for targets (N, T), beside what the method left out
+            in each patch, (N, P) or (N, T, P); weights are None.
         settings: size, normalize, normalize_at, precision and output as in `fastcam.explain`, and the method's own
             options. U has the images' size: that is what size "layer" means here.
 
