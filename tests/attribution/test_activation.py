@@ -100,6 +100,18 @@ def test_random_cam_equals_grad_cams_with_its_numbers(
     torch.testing.assert_close(found.maps, torch.from_numpy(theirs).relu(), rtol=1e-4, atol=1e-5)
 
 
+def test_random_cam_in_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Numbers from [0, 1) become weights from [-1, 1): (0.5, -0.5, 0.8) and (-0.5, 0.75, -1).
+    drawn = torch.tensor([[[0.75, 0.25, 0.9], [0.25, 0.875, 0.0]]], dtype=torch.float64)
+    monkeypatch.setattr("fastcam.attribution.activation.uniform", lambda *_: drawn.clone())
+    found = fastcam.random_cam(TwoChannels().double(), two_by_two(), [[0, 1]], "relu", normalize=False)
+    # A_0 = [[1, 2], [3, 4]], A_1 = [[4, 3], [2, 1]], A_2 = 0, and what is below 0 is cut:
+    # 0.5 A_0 - 0.5 A_1 = [[-1.5, -0.5], [0.5, 1.5]]
+    # -0.5 A_0 + 0.75 A_1 = [[-0.5 + 3, -1 + 2.25], [-1.5 + 1.5, -2 + 0.75]] = [[2.5, 1.25], [0, -1.25]]
+    expected = torch.tensor([[[[0.0, 0.0], [0.5, 1.5]], [[2.5, 1.25], [0.0, 0.0]]]], dtype=torch.float64)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
 def test_random_cams_numbers(model: nn.Module, images: Tensor) -> None:
     def weights(seed: int | None) -> Tensor:
         generator = None if seed is None else torch.Generator().manual_seed(seed)

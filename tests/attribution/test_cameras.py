@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import fastcam
 from fastcam.attribution.cameras import sizes_of
-from tests.attribution.toys import enlarge, gradients_of, watched
+from tests.attribution.toys import TwoChannels, enlarge, gradients_of, watched
 from tests.zoo import conv_bn, head, randomise
 
 
@@ -58,6 +58,27 @@ def test_it_equals_its_formula(model: nn.Module, images: Tensor, layer: str) -> 
     found = fastcam.cameras(model, images, TARGETS, layer, **arguments)
     assert (expected.amax((-2, -1)) > 0).sum() >= 3
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_in_numbers() -> None:
+    # Bicubic to twice the width (a = -0.75), pixels (u, v) become u + (v - u) (-27, 58, 198, 283) / 256. For
+    # (1, 3.56), 2.56 apart: (0.73, 1.58, 2.98, 3.83). Bilinear: 0, 1/4, 3/4 and 1 of the way: (1, 1.64, 2.92, 3.56).
+    image = torch.tensor([[[[1.0, 3.56]]]], dtype=torch.float64)
+    options = {"steps": 2, "largest": 2.0, "size": "layer", "normalize": False}
+    found = fastcam.cameras(TwoChannels().double(), image, [[0, 1, 2]], "relu", **options)
+    # A_0 = x, on average (0.865, 1.61, 2.95, 3.695); A_1 = 5 - x, (4.135, 3.39, 2.05, 1.305); A_2 = 0.
+    # g = W / 2 where the mean is of 1 x 2 positions and W / 8 where of 2 x 4: on average 5/16 W.
+    expected = [
+        # 2 A_0 - A_1 = (-2.405, -0.17, 3.85, 6.085)
+        [0, 0, 3.85 * 5 / 16, 6.085 * 5 / 16],
+        # A_1 - A_0 = (3.27, 1.78, -0.9, -2.39)
+        [3.27 * 5 / 16, 1.78 * 5 / 16, 0, 0],
+        # 3 A_1 = (12.405, 10.17, 6.15, 3.915)
+        [12.405 * 5 / 16, 10.17 * 5 / 16, 6.15 * 5 / 16, 3.915 * 5 / 16],
+    ]
+    # Both rows are alike, since the image has one.
+    rows = torch.tensor(expected, dtype=torch.float64)[None, :, None].expand(1, 3, 2, 4)
+    torch.testing.assert_close(found, rows, rtol=1e-12, atol=1e-12)
 
 
 def test_one_size_is_hires_cam(model: nn.Module, images: Tensor) -> None:

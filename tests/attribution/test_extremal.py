@@ -99,6 +99,46 @@ def test_ranked_area() -> None:
     assert _ranked(masks, 0 * gain, 0.25)[0].tolist() == [[0, 1], [0, 0]]
 
 
+def test_it_equals_a_plain_loop() -> None:
+    steps, area, clamped, seed = 15, 0.25, [0, 0], torch.Generator().manual_seed(1)
+    # Every pixel counts: those that do not would tie when the masks are ranked.
+    model = nn.Sequential(nn.Flatten(), nn.Linear(240, 3)).double()
+    model[1].weight.data.copy_(0.2 * torch.randn(3, 240, generator=seed, dtype=torch.float64))
+    model[1].bias.data.zero_()
+    x = torch.randn(2, 3, 10, 8, generator=seed, dtype=torch.float64)
+    smooth = SmoothMasks.of_size((10, 8), x)
+    # 8 levels of blur, of up to 20 / 224 of the longer side; the last is the image itself.
+    levels = [soft_blur(x, 10 * 20 / 224 * (7 - i) / 7) for i in range(8)]
+    for n in range(2):
+        for target in range(2):
+            p, speed = torch.ones(10, 8, dtype=torch.float64), torch.zeros(10, 8, dtype=torch.float64)
+            for step in range(steps):
+                p.requires_grad_()
+                m = smooth(p[None])[0]
+                # Between the two levels that lie around 7 m, in proportion.
+                below = (7 * m.detach()).floor().clamp(max=6).long()
+                stack = torch.stack([level[n] for level in levels])  # (8, 3, 10, 8)
+                low = stack.gather(0, below.expand(1, 3, 10, 8))[0]
+                high = stack.gather(0, (below + 1).expand(1, 3, 10, 8))[0]
+                seen = low + (7 * m - below) * (high - low)
+                gained = model(seen[None]).log_softmax(1)[0, target]
+                by_mask = torch.autograd.grad(gained, m, retain_graph=True)[0]
+                # 20 of the 80 pixels are to be 1: where m is highest; almost equal ones by what is gained there.
+                order = (m.detach() + 1e-5 * by_mask / by_mask.abs().max()).flatten()
+                wanted = torch.zeros(80, dtype=torch.float64)
+                wanted[order.argsort(descending=True)[: round(area * 80)]] = 1
+                weight = 10 * 16 ** (step / steps)
+                loss = weight * (m - wanted.view(10, 8)).square().mean() - gained
+                speed = 0.9 * speed + 0.1 * torch.autograd.grad(loss, p)[0]
+                moved = p.detach() - 0.3 * speed
+                clamped = [clamped[0] + int((moved < 0).sum()), clamped[1] + int((moved > 1).sum())]
+                p = moved.clamp(0, 1)
+            expected = smooth(p[None])[0].detach()
+            found = fastcam.extremal_perturbation(model, x, [[0, 1]] * 2, area=area, steps=steps, normalize=False)
+            torch.testing.assert_close(found[n, target], expected, rtol=1e-9, atol=1e-9)
+    assert min(clamped) > 0  # both ends of [0, 1] matter
+
+
 def test_blurs() -> None:
     x = torch.randn(2, 3, 9, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     ones = torch.ones_like(x)

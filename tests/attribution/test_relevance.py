@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import fastcam
 from fastcam.network.network import Network
 from fastcam.propagation import propagate as engine
+from fastcam.propagation.agf import score
 from tests.zoo import ZOO
 
 # What takes images to the input or to any layer, and what reads or starts at a feature map.
@@ -150,6 +151,64 @@ def test_rap_turns_weak_units_negative() -> None:
     against = fastcam.rap(model, image, 1, "act", normalize=False)
     sent = -2.5 * (1 + 1 / 7)
     torch.testing.assert_close(against, double([[[sent - (sent + 2.6), 0.0]]]))
+
+
+def test_agf_through_a_convolution_that_it_factorises() -> None:
+    # x_1 = (2, 1), x_2 = (1, 2). Between: x_1 - x_2 and x_1 + 2 x_2, (1, 0) and (4, 5) behind the ReLU: a = (0.5, 4.5).
+    # y_0 = 9 * 0.5 - 4.5 = 0 and y_1 = 0.5 + 2.25 = 2.75.
+    model = Numbers([[1.0, -1.0], [1.0, 2.0]], [[9.0, -1.0], [1.0, 0.5]])
+    image = double([[[[2.0, 1.0]], [[1.0, 2.0]]]])
+    found = fastcam.agf(model, image, [[0, 1]], "act", normalize=False)
+
+    def sigmoid(u: float) -> float:
+        return 1 / (1 + math.exp(-u))
+
+    Row = list[float]
+
+    def expected(y: float, c: Row, a: Row, m: Row, f_x: Row, f_g: Row) -> Tensor:
+        """c and a, of channel 1 and then of 2 at both positions, in units of the score's slope."""
+        s, share = sigmoid(y * (1 - math.exp(-0.5))), 1 - math.exp(-0.5)
+        slope = s * (1 - s) * share
+        residual = [(f_x[i % 2] + m[i % 2]) * sigmoid(slope * c[i]) + f_g[i % 2] + slope * a[i] for i in range(4)]
+        own = [slope * c[i] + residual[i] - sum(residual) / 4 for i in range(4)]
+        return double([[own[0] + own[2], own[1] + own[3]]])
+
+    # x / max x = (1, 1/2), (1/2, 1)
+    (h_1, h_2) = (sigmoid(10), sigmoid(5)), (sigmoid(5), sigmoid(10))
+
+    # Class 0. R = (9, -4) / 2 at position 0, (0, -5) / 2 at position 1.
+    # |W| |x|: (3, 4) and (3, 5); R by it: (3/2, -1/2) and (0, -1/2).
+    # C_1 = 2 (3/2 - 1/2), 1 (-1/2); C_2 = 1 (3/2 - 2 / 2), 2 (-2 / 2).
+    c = [2.0, -0.5, 0.5, -2.0]
+    # |W| 1: (2, 3); R by it: (9/4, -2/3) and (0, -5/6). A_1 = 9/4 - 2/3, -5/6; A_2 = 9/4 - 4/3, -5/3.
+    a = [19 / 12, -5 / 6, 11 / 12, -5 / 3]
+    # g: (9 - 1, -1), (-9 - 2, -2) in the same units. Mean x g: (16 - 11, -1 - 4) / 2; M = (1, 0).
+    (g_1, g_2) = (sigmoid(10), sigmoid(-10 / 8)), (sigmoid(-110 / 8), sigmoid(-20 / 8))
+
+    def factors(h: tuple[float, float], k: tuple[float, float]) -> list[float]:
+        """Position 0 is the positive cluster, 1 the negative: P = H, so that V = 1 - (H^T H + 1)^-1."""
+        first, second, both = 1 + h[0] ** 2 + k[0] ** 2, 1 + h[1] ** 2 + k[1] ** 2, h[0] * h[1] + k[0] * k[1]
+        det = first * second - both**2
+        # (1 - second / det) - both / det, and both / det - (1 - first / det)
+        return [max(0.0, 1 - (second + both) / det), max(0.0, (both + first) / det - 1)]
+
+    mixed = expected(0.0, c, a, [1.0, 0.0], factors(h_1, h_2), factors(g_1, g_2))
+
+    # Class 1. R = (1, 2) / 2 and (0, 2.5) / 2. By |W| |x|: (1/6, 1/4) and (0, 1/4).
+    # C_1 = 2 (1/6 + 1/4), 1/4; C_2 = 1/6 + 1/2, 2 (1/2).
+    c = [5 / 6, 1 / 4, 2 / 3, 1.0]
+    # By |W| 1: (1/4, 1/3) and (0, 5/12). A_1 = 1/4 + 1/3, 5/12; A_2 = 1/4 + 2/3, 5/6.
+    a = [7 / 12, 5 / 12, 11 / 12, 5 / 6]
+    # g: (1 + 0.5, 0.5), (-1 + 1, 1). Mean x g: (3 + 0, 0.5 + 2) / 2; M = (1, 2.5 / 3).
+    (g_1, g_2) = (sigmoid(10), sigmoid(10 / 3)), (sigmoid(0), sigmoid(20 / 3))
+
+    def alone(h: tuple[float, float], k: tuple[float, float]) -> list[float]:
+        """All is positive: V = p H / (p p + 1), p the mean of both positions; nothing for the empty cluster."""
+        p, q = (h[0] + h[1]) / 2, (k[0] + k[1]) / 2
+        return [(p * h[i] + q * k[i]) / (p * p + q * q + 1) for i in range(2)]
+
+    positive = expected(2.75, c, a, [1.0, 2.5 / 3], alone(h_1, h_2), alone(g_1, g_2))
+    torch.testing.assert_close(found, torch.stack([mixed, positive])[None], rtol=1e-9, atol=1e-12)
 
 
 def test_rsp_through_a_convolution_of_one_position() -> None:
@@ -326,6 +385,18 @@ def test_seed_total_and_loss_add_up(method: str) -> None:
     torch.testing.assert_close(found.maps.sum((2, 3)) + lost, found.logits[:, :2], rtol=1e-9, atol=1e-12)
 
 
+def test_relevance_cam_tells_what_is_lost_too() -> None:
+    model, images = exhibit("dense_blocks")
+    targets = [[0, 1], [2, 3]]
+    maps = fastcam.relevance_cam(model, images, targets, "stem", normalize=False)
+    found = fastcam.relevance_cam(model, images, targets, "stem", normalize=False, return_info=True)
+    torch.testing.assert_close(found.maps, maps)
+    lost = sum(found.left_out["lost_relevance"].values())
+    assert bool((lost.abs() > 1e-3).any())
+    # Its seed sums to 0, and its weights are the sums of what reached the channels.
+    torch.testing.assert_close(found.weights.sum(2), -lost, rtol=1e-9, atol=1e-12)
+
+
 def test_the_report_of_several_layers_is_a_list() -> None:
     model, images = exhibit("residual_downsample")
     for method in ("lrp", "rsp"):
@@ -347,6 +418,93 @@ def test_nothing_is_reported_that_was_not_asked_for(monkeypatch: pytest.MonkeyPa
         function(model, images, 0, **RANGE.get(method, {}))
     assert asked
     assert not any(asked)
+
+
+def lost_of(found: Any, half: str = "lost_relevance") -> Tensor:
+    """What all operations on the way lost together, (N, T). Some of it, or the statements would hold without."""
+    lost = torch.stack(list(found.left_out[half].values())).sum(0)
+    assert bool((lost.abs() > 1e-6).any())
+    return lost
+
+
+def probabilities_of_pairs(found: Any) -> Tensor:
+    """p_t p_n, (N, T, classes), for all classes as targets."""
+    p = found.probabilities
+    return p[:, :, None] * p[:, None]
+
+
+# What each class's unit is seeded with for each target, (N, T, classes), with all classes as targets.
+SEEDED: dict[str, Callable[[Any], Tensor]] = {
+    "clrp": lambda found: found.logits.abs()[:, None].expand(-1, found.logits.shape[1], -1),
+    "sglrp": probabilities_of_pairs,
+}
+
+
+@pytest.mark.parametrize("method", SEEDED)
+def test_each_seed_of_a_contrast_adds_up(method: str) -> None:
+    # Their maps are differences of both halves. The z+ rule is linear in the seed, so that each half's total is that
+    # of LRP from each class's own unit, scaled to what the half seeds the unit with.
+    model, images = exhibit("dense_blocks")
+    classes = [[*range(5)]] * 2
+    found = METHODS[method](model, images, classes, normalize=False, return_info=True, **RANGE[method])
+    lrp = fastcam.lrp(model, images, classes, normalize=False, **RANGE["lrp"])
+    shares = lrp.sum((2, 3)) / found.logits
+    seeded, others = SEEDED[method](found), ~torch.eye(5, dtype=torch.bool)
+    contrast = (seeded * others).sum(2)
+    of_target = seeded.diagonal(dim1=1, dim2=2) if method == "clrp" else contrast  # p_t (1 - p_t)
+    exact = {"rtol": 1e-9, "atol": 1e-12}
+    torch.testing.assert_close(of_target * shares + lost_of(found), of_target, **exact)
+    reached = (seeded * others * shares[:, None]).sum(2)
+    torch.testing.assert_close(reached + lost_of(found, "lost_relevance_of_contrast"), contrast, **exact)
+
+
+def test_the_negated_contrast_adds_up() -> None:
+    model, images, negated = *exhibit("dense_blocks"), ZOO["dense_blocks"].model()
+    with torch.no_grad():
+        negated.classifier.weight.neg_()
+    classes, options = [[*range(5)]] * 2, {"normalize": False, "return_info": True, **RANGE["clrp"]}
+    found = fastcam.clrp(model, images, classes, contrast="negated", **options)
+    for net, half in ((model, "lost_relevance"), (negated, "lost_relevance_of_contrast")):
+        lrp = fastcam.lrp(net, images, classes, **options)
+        reached = found.logits.abs() * lrp.maps.sum((2, 3)) / lrp.logits
+        torch.testing.assert_close(reached + lost_of(found, half), found.logits.abs(), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("contrastive", [False, True])
+def test_excitation_starts_with_the_probability(contrastive: bool) -> None:
+    model, images = exhibit("dense_blocks")
+    options = {"contrastive": contrastive, "size": "layer", "normalize": False, "return_info": True}
+    found = fastcam.excitation_backprop(model, images, [[0, 1]] * 2, "stem", **options)
+    reached = found.maps.sum((2, 3))
+    torch.testing.assert_close(reached + lost_of(found), found.probabilities[:, :2], rtol=1e-9, atol=1e-12)
+
+
+def test_rsp_starts_with_shares_of_the_largest_contribution() -> None:
+    model, images = exhibit("dense_blocks")
+    # In memory of their own: what follows may overwrite the activations.
+    kept: list[Tensor] = []
+    hook = model.transition.register_forward_hook(lambda _, __, y: kept.append(y.clone()))
+    model(images)
+    hook.remove()
+    at = {"layer": "transition", "normalize": False, "return_info": True}
+    weights = fastcam.grad_cam(model, images, [[0, 1]] * 2, **at).weights
+    contributions = kept[0][:, None] * weights[..., None, None]
+    largest = contributions.amax((2, 3, 4))
+    assert bool((largest > 0).all())
+    found = fastcam.rsp(model, images, [[0, 1]] * 2, **at, **RANGE["rsp"])
+    start = contributions.sum((2, 3, 4)) / largest
+    torch.testing.assert_close(found.maps.sum((2, 3)) + lost_of(found), start, rtol=1e-9, atol=1e-12)
+
+
+def test_agf_starts_with_the_slope_of_its_score() -> None:
+    model, images = exhibit("dense_blocks")
+    found = fastcam.agf(model, images, [[0, 1]] * 2, normalize=False, return_info=True, **RANGE["agf"])
+    logits = found.logits.requires_grad_()
+    scores = score(logits, found.targets)
+    slopes = torch.stack([torch.autograd.grad(s, logits, retain_graph=True)[0] for s in scores.sum(0)], 1)
+    # x ds/dx sums to ds/dy (y - b) behind one linear layer y = W x + b.
+    start = (slopes * (logits - model.classifier.bias)[:, None]).sum(2).detach()
+    torch.testing.assert_close(found.maps.sum((2, 3)) + lost_of(found), start, rtol=1e-9, atol=1e-12)
 
 
 # -- passes

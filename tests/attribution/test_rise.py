@@ -68,6 +68,37 @@ def test_the_map_is_the_sum_of_masks_by_score(model: nn.Module) -> None:
     assert (again - expected).abs().max() > 1e-3
 
 
+class FixedMasks:
+    """Masks that are given, in place of random ones."""
+
+    def __init__(self, masks: Tensor) -> None:
+        self.masks = masks
+
+    def __getitem__(self, chunk: slice) -> FixedMasks:
+        return FixedMasks(self.masks[chunk])
+
+    def at(self, size: tuple[int, int]) -> Tensor:
+        assert tuple(self.masks.shape[1:]) == size
+        return self.masks
+
+
+def test_in_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    # y = (sum x, 0), so that the odds of class 0 are exp(sum x) : 1.
+    odds = nn.Sequential(nn.Flatten(), nn.Linear(4, 2, bias=False)).double()
+    odds[1].weight.data.copy_(torch.tensor([[1.0], [0.0]]).expand(2, 4))
+    masks = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]], [[1.0, 0.5]]], dtype=torch.float64)
+    monkeypatch.setattr("fastcam.attribution.rise.draw_masks", lambda *_: FixedMasks(masks))
+    # The pixels' channels add up to (ln 3, ln 9): the masks leave odds of 3, of 9 and of 3 sqrt(9) = 9.
+    image = torch.tensor([[[[1.0, 0.0]], [[0.0, 1.0]]]], dtype=torch.float64) * math.log(3)
+    image[0, 1] *= 2
+    found = fastcam.rise(odds, image, [[0, 1]], masks=3, keep=0.4, normalize=False)
+    # p_0 = 3/4, 9/10, 9/10. Both pixels are divided by 3 * 0.4 = 1.2.
+    # Pixel 0: 0.75 * 1 + 0.9 * 0 + 0.9 * 1 = 1.65; pixel 1: 0.75 * 0 + 0.9 * 1 + 0.9 * 0.5 = 1.35.
+    # p_1 = 1/4, 1/10, 1/10. Pixel 0: 0.25 + 0.1 = 0.35; pixel 1: 0.1 + 0.1 * 0.5 = 0.15.
+    expected = torch.tensor([[[[1.375, 1.125]], [[0.35 / 1.2, 0.125]]]], dtype=torch.float64)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+
+
 def test_it_finds_what_the_class_rests_on() -> None:
     class Corner(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
