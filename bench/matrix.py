@@ -1,51 +1,85 @@
-"""Every method on every classifier of the tests at its full width, in every precision: one row per pair.
+"""Every method on every classifier of the tests, in every precision: one row per pair.
 
-    python -m bench.matrix [--models resnet18,vgg16] [--methods grad_cam,lrp]
+    python -m bench.matrix [--models resnet18,vgg16] [--methods grad_cam,lrp] [--narrow] [-o FILE]
 
 Two images, two targets each, at an early layer and the last where the method takes layers (cam: at the last alone,
 the only one that it is defined at). A method that is not defined for a model has to say so. Exits with 1 if a pair
-fails. The tests run a pairwise selection on narrower models.
+fails. All of it takes hours, nearly all of them in the methods that run the model once per channel; with --narrow these
+take models with an eighth of their channels. FILE, a JSON file, is gone on with if it exists: what it holds as good is
+not run again. The tests run a pairwise selection, all of it on narrow models.
 """
 
 import gc
+import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from time import perf_counter
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
 from torch import Tensor, nn
 
 import fastcam
+from bench.machine import cpu_machine
 from fastcam.attribution import METHODS
 from tests.attribution.test_matrix import PRECISIONS, early_layer, last_layer
-from tests.classifiers import MODELS, SMALL_OPTIONS, UNDEFINED, settle
+from tests.classifiers import MODELS, SMALL_OPTIONS, UNDEFINED, settle, thin
+
+PER_CHANNEL = ("score_cam", "ss_cam", "is_cam", "abs_cam")
 
 
 def main(
     models: Annotated[str, typer.Option(help="Names between commas.")] = ",".join(MODELS),
     methods: Annotated[str, typer.Option(help="Names between commas.")] = ",".join(METHODS),
+    narrow: Annotated[bool, typer.Option("--narrow", help=f"Narrow models for {', '.join(PER_CHANNEL)}.")] = False,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="JSON file, gone on with if it exists.")] = None,
 ) -> None:
+    found: dict[str, Any] = {
+        "machine_info": cpu_machine(("torch", "torchvision", "numpy")),
+        "threads": torch.get_num_threads(),
+        "precisions": [precision or "the model's own" for precision in PRECISIONS],
+        "rows": [],
+    }
+    if output is not None and output.exists():
+        found["rows"] = [row for row in json.loads(output.read_text(encoding="utf-8"))["rows"] if not row["problems"]]
     failed = 0
     for name in models.split(","):
-        build, side = MODELS[name]
-        torch.manual_seed(0)
-        with warnings.catch_warnings(action="ignore", category=FutureWarning):
-            model = build()
-        settle(model, torch.randn(4, 3, side, side))
-        images = torch.rand(2, 3, side, side)
-        layers = [early_layer(model), last_layer(model, side)]
-        for method in methods.split(","):
-            start = perf_counter()
-            problems = [p for precision in PRECISIONS for p in problem(model, images, name, method, precision, layers)]
-            failed += bool(problems)
-            typer.echo(f"{name:28} {method:22} {perf_counter() - start:7.1f} s  {'; '.join(problems) or 'ok'}")
-        fastcam.clear_cache(model)
-        del model
-        gc.collect()
+        for thinned in (False, True):
+            chosen = [method for method in methods.split(",") if (narrow and method in PER_CHANNEL) is thinned]
+            held = {row["method"] for row in found["rows"] if (row["model"], row["narrow"]) == (name, thinned)}
+            for row in rows(name, [method for method in chosen if method not in held], thinned):
+                failed += bool(row["problems"])
+                found["rows"].append(row)
+                typer.echo(
+                    f"{name:28} {row['method']:22} {row['seconds']:7.1f} s  {'; '.join(row['problems']) or 'ok'}"
+                )
+                if output is not None:
+                    output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     typer.echo(f"{failed} pairs failed")
     raise typer.Exit(bool(failed))
+
+
+def rows(name: str, methods: Sequence[str], narrow: bool) -> Iterator[dict[str, Any]]:
+    """A row per method, as each is done."""
+    if not methods:
+        return
+    build, side = MODELS[name]
+    torch.manual_seed(0)
+    with warnings.catch_warnings(action="ignore", category=FutureWarning):
+        model = thin(build) if narrow else build()
+    settle(model, torch.randn(4, 3, side, side))
+    images = torch.rand(2, 3, side, side)
+    layers = [early_layer(model), last_layer(model, side)]
+    for method in methods:
+        start = perf_counter()
+        problems = [p for precision in PRECISIONS for p in problem(model, images, name, method, precision, layers)]
+        row = {"model": name, "method": method, "narrow": narrow, "refused": name in UNDEFINED.get(method, ())}
+        yield {**row, "seconds": perf_counter() - start, "problems": problems}
+    fastcam.clear_cache(model)
+    del model
+    gc.collect()
 
 
 def problem(
@@ -64,20 +98,13 @@ def problem(
         return [f"{precision}: {type(error).__name__}: {error}"]
     if undefined:
         return [f"{precision}: maps where {method} is not defined"]
-    named = {"images": found} if at is None else dict(zip(at, found, strict=True))
-    wrong = [
-        f"{precision}, {layer}: maps of shape {tuple(m.shape)}" for layer, m in named.items() if not fits(m, images)
-    ]
-    return wrong or [f"{precision}, {layer}: NaN or infinite values" for layer, m in named.items() if not finite(m)]
-
-
-def fits(maps: Tensor, images: Tensor) -> bool:
-    """Whether there is a map per image and target, at the images' size."""
-    return maps.shape == (2, 2, *images.shape[2:])
-
-
-def finite(maps: Tensor) -> bool:
-    return bool(maps.isfinite().all())
+    wrong: list[str] = []
+    for layer, maps in {"images": found}.items() if at is None else zip(at, found, strict=True):
+        if maps.shape != (2, 2, *images.shape[2:]):
+            wrong.append(f"{precision}, {layer}: maps of shape {tuple(maps.shape)}")
+        elif not maps.isfinite().all():
+            wrong.append(f"{precision}, {layer}: NaN or infinite values")
+    return wrong
 
 
 if __name__ == "__main__":
