@@ -7,6 +7,7 @@ product on the full models.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import warnings
 from functools import cache
@@ -14,11 +15,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import fastcam
 from fastcam.attribution import METHODS
 from tests.classifiers import MODELS, SMALL_OPTIONS, UNDEFINED, settle, thin
+from tests.zoo import ZOO
 
 PRECISIONS = (None, "float32", "tf32", "bfloat16", "float16")
 TARGETS: dict[str, Any] = {"predicted": None, "one": 2, "each": [1, 5], "several": [[0, 3], [6, 6]]}
@@ -31,8 +33,7 @@ def combination(model: str, method: str) -> tuple[str | None, str, str]:
     return PRECISIONS[(i + j) % 5], list(TARGETS)[(i + 3 * j) % 4], LAYERS[(i + 2 * j + j // 3) % 3]
 
 
-# Where a narrow network lets nothing through: units that biases alone have raised get all relevance, and gradients are
-# negative at some rectifier in all of their few channels.
+# Where a narrow network lets nothing through: test_why_a_narrow_mobilenet_has_empty_maps.
 EMPTY = {("mobilenet_v2", "rsp"), ("mobilenet_v2", "guided_backprop")}
 
 CASES = [(model, method, *combination(model, method)) for model in MODELS for method in METHODS]
@@ -130,3 +131,69 @@ def test_methods_take_classifiers(name: str, method: str, precision: str | None,
         # Where that takes few passes: the layer's own result, to the rounding that 16 bits would make larger.
         alone = fastcam.explain(model, images, TARGETS[targets], last, method=method, **options)
         torch.testing.assert_close(maps[-1], alone)
+
+
+def test_why_a_narrow_mobilenet_has_empty_maps() -> None:
+    model, side = classifier("mobilenet_v2")
+    model = copy.deepcopy(model)
+    images = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(3))
+    stem, bottleneck = model.features[0], model.features[1]
+    held: dict[str, Tensor] = {}
+    stem.register_forward_hook(lambda *call: held.update(stem=call[2]))
+    bottleneck.register_forward_hook(lambda *call: held.update(bottleneck=call[2]))
+
+    for module in model.modules():
+        if isinstance(module, nn.ReLU6):
+            module.inplace = False
+            if module is not stem[2]:
+                # What is not clipped comes in `into`: the gradient's own sign is left to look at.
+                module.register_full_backward_hook(lambda _, into, __: (into[0].clamp(min=0),))
+    logits = model(images)
+    # RSP: the first bottleneck ends linearly, in two channels, and is negative everywhere; of inputs the positive part
+    # alone takes part.
+    assert held["bottleneck"].max() < 0
+    # Guided backpropagation: all of the gradient lies in those of the stem's four channels that are 0 everywhere. Of
+    # the depthwise channels behind the others one is 0 and one gets no positive gradient.
+    live = held["stem"].amax((0, 2, 3)) > 0
+    assert live.tolist() == [False, True, False, True]
+    for target in range(logits.shape[1]):
+        (g,) = torch.autograd.grad(logits[:, target].sum(), held["stem"], retain_graph=True)
+        assert g.any()
+        assert not g[:, live].any()
+
+
+@cache
+def in_double(gated: bool) -> tuple[nn.Module, nn.Module, int]:
+    """A network, the same in float64, and the side of its images."""
+    single, side = (ZOO["squeeze_excitation"].shared(torch.float32), 12) if gated else classifier("resnet18")
+    return single, copy.deepcopy(single).double(), side
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_double_model_is_explained_in_double(method: str) -> None:
+    """Pixels move by 1e-8 and by twice that, and the maps with them: the second time twice as far.
+
+    Float32, in whatever step, would round that away, or up to its own 6e-8.
+    """
+    # Gradients at the images do not move where rectifiers are all that bends; gates bend, too.
+    single, model, side = in_double(method in ("gradient", "guided_backprop", "deconvnet"))
+    generator = torch.Generator().manual_seed(3)
+    images, way = (torch.rand(2, 3, side, side, generator=generator, dtype=torch.float64) for _ in range(2))
+
+    def explain(net: nn.Module, x: Tensor) -> fastcam.Explanation:
+        options = {**SMALL_OPTIONS.get(method, {}), "normalize": False, "return_info": True}
+        if "generator" in METHODS[method].options:
+            options["generator"] = torch.Generator().manual_seed(4)
+        found: fastcam.Explanation = fastcam.explain(net, x, [[1, 2]] * 2, method=method, **options)
+        return found
+
+    first, second, third = (explain(model, images + k * 1e-8 * way) for k in range(3))
+    assert first.maps.dtype == first.logits.dtype == torch.float64
+    once, twice = second.maps - first.maps, third.maps - first.maps
+    assert once.any() or method == "fake_cam"
+    assert (twice - 2 * once).abs().max() <= 1e-12 * first.maps.abs().max()
+    # Random numbers of another dtype are others, and extremal_perturbation ranks pixels.
+    if "generator" not in METHODS[method].options and method != "extremal_perturbation":
+        narrow = explain(single, images.float()).maps
+        assert narrow.dtype == torch.float32
+        assert (narrow - first.maps).abs().max() <= 1e-4 * first.maps.abs().max()
