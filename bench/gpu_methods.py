@@ -29,8 +29,23 @@ FAMILIES: list[Setting] = [
     *(("resnet50", method, "layer4", 32) for method in ("layer_cam", "grad_cam_pp", "eigen_cam")),
     *(("resnet50", method, None, 32) for method in ("gradient", "guided_backprop", "full_grad", "lrp")),
     *(("efficientnet_lite0", method, "head.activation", 1) for method in ("ss_cam", "is_cam", "ablation_cam")),
+    *(("resnet50", method, layer, 8) for method, layer in (("rap", None), ("rsp", "layer4"), ("agf", None))),
     ("resnet50", "ucag", "layer4", 8),
 ]
+# What is not measured, for the time, and the measured method that tells of it: by the same passes and sums much like
+# its own; or, of the second half, by several such passes, which `fastcam methods` counts.
+TOLD_BY = {
+    **dict.fromkeys(("xgrad_cam", "wgrad_cam", "abs_cam_init", "norm_grad"), "grad_cam"),
+    "hires_cam": "layer_cam",
+    "deconvnet": "guided_backprop",
+    **dict.fromkeys(("cam", "fake_cam", "random_cam"), "eigen_cam"),
+    "excitation_backprop": "relevance_cam",
+    "smooth_grad_cam_pp": "grad_cam_pp",
+    "cameras": "grad_cam",
+    **dict.fromkeys(("clrp", "sglrp"), "lrp"),
+    **dict.fromkeys(("group_cam", "abs_cam", "rise"), "score_cam"),
+    "extremal_perturbation": "gradient",
+}
 PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
 
 
