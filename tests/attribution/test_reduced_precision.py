@@ -81,7 +81,7 @@ RULES: list[tuple[str, dict[str, Any], tuple[float, float]]] = [
     # 2 C+ - C-; with less of C- the aim holds.
     ("lrp", {"rule": "alpha_beta"}, (0.998, 0.98)),
     ("lrp", {"rule": "alpha_beta", "alpha": 1.2, "beta": 0.2}, AIM),
-    # Signed relevance whose total a shift keeps: units near 0 change sign, and go other ways.
+    # Relevance of both signs, which cancel to a hundredth of their magnitude (rap) and a tenth (rsp).
     ("rap", {}, (0.999, 0.99)),
     ("rsp", {}, (0.999, 0.99)),
 ]
