@@ -66,8 +66,7 @@ def correlation(a: Tensor, b: Tensor) -> float:
 AIM = (0.9999, 0.998)
 LEAST = {
     **OF_GRADIENTS,
-    **dict.fromkeys(("cam", "ablation_cam", "cameras", "relevance_cam", "lrp", "excitation_backprop"), AIM),
-    "fake_cam": (1, 1),
+    **dict.fromkeys(("cam", "fake_cam", "ablation_cam", "cameras", "relevance_cam", "lrp", "excitation_backprop"), AIM),
     # Weights of both signs: the sum is smaller than what it is of.
     "random_cam": (0.999, 0.98),
     # The component of the largest singular value, by as much as that differs from the next.
