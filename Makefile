@@ -9,7 +9,7 @@ APART := --numprocesses 2 --dist worksteal
 test: export OMP_NUM_THREADS = 1
 MEASURED := --benchmark-enable --benchmark-only --benchmark-json=bench/results
 
-.PHONY: demo test types unit bench bench-methods bench-metrics clean
+.PHONY: demo test types unit bench bench-methods bench-metrics bench-matrix clean
 
 demo: .venv/demo.stamp
 	$(BIN)/fastcam demo
@@ -38,6 +38,9 @@ bench-methods: .venv/bench.stamp
 
 bench-metrics: .venv/bench.stamp
 	$(BIN)/pytest bench/test_metrics_cpu.py $(MEASURED)/metrics.json
+
+bench-matrix: .venv/bench.stamp
+	$(BIN)/python -m bench.matrix --narrow --output bench/results/matrix.json
 
 .venv/demo.stamp: pyproject.toml | .venv
 	$(BIN)/pip install --quiet --editable '.[demo]'

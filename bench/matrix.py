@@ -2,11 +2,10 @@
 
     python -m bench.matrix [--models resnet18,vgg16] [--methods grad_cam,lrp] [--narrow] [-o FILE]
 
-Two images, two targets each, at an early layer and the last where the method takes layers (cam: at the last alone,
-the only one that it is defined at). A method that is not defined for a model has to say so. Exits with 1 if a pair
-fails. All of it takes hours, nearly all of them in the methods that run the model once per channel; with --narrow these
-take models with an eighth of their channels. FILE, a JSON file, is gone on with if it exists: what it holds as good is
-not run again. The tests run a pairwise selection, all of it on narrow models.
+Two images, two targets each, at an early layer and the last where the method takes layers. A method that is not defined
+for a model has to say so. Exits with 1 if a pair fails. All of it takes hours, nearly all of them in the methods that run
+the model once per channel; with --narrow these take models with an eighth of their channels. FILE, a JSON file, is gone
+on with if it exists: what it holds as good is not run again. The tests run a pairwise selection, on narrow models.
 """
 
 import gc
@@ -27,6 +26,9 @@ from fastcam.attribution import METHODS
 from tests.attribution.test_matrix import PRECISIONS, early_layer, last_layer
 from tests.classifiers import MODELS, SMALL_OPTIONS, UNDEFINED, settle, thin
 
+# Where a method is defined at one of the two layers alone. AGF starts at what the last layer reads: in squeezenet that
+# layer, a convolution, makes the last feature map.
+ONE_LAYER = {**{(model, "cam"): slice(1, 2) for model in MODELS}, ("squeezenet1_1", "agf"): slice(0, 1)}
 PER_CHANNEL = ("score_cam", "ss_cam", "is_cam", "abs_cam")
 
 
@@ -43,7 +45,10 @@ def main(
         "rows": [],
     }
     if output is not None and output.exists():
-        found["rows"] = [row for row in json.loads(output.read_text(encoding="utf-8"))["rows"] if not row["problems"]]
+        before = json.loads(output.read_text(encoding="utf-8"))
+        if any(before[key] != found[key] for key in ("machine_info", "threads")):
+            raise typer.BadParameter(f"{output} was begun on another machine: choose another --output")
+        found["rows"] = [row for row in before["rows"] if not row["problems"]]
     failed = 0
     for name in models.split(","):
         for thinned in (False, True):
@@ -86,7 +91,7 @@ def problem(
     model: nn.Module, images: Tensor, name: str, method: str, precision: str | None, layers: Sequence[str]
 ) -> Sequence[str]:
     """What is wrong with a method's maps, in words; nothing where all is well."""
-    at = None if METHODS[method].layer == "none" else list(layers[-1:] if method == "cam" else layers)
+    at = None if METHODS[method].layer == "none" else list(layers[ONE_LAYER.get((name, method), slice(None))])
     undefined = name in UNDEFINED.get(method, ())
     options = {**SMALL_OPTIONS.get(method, {}), "precision": precision, "normalize": False}
     try:

@@ -70,6 +70,28 @@ def mosaics_table(results: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def matrix_table(results: dict[str, Any]) -> str:
+    """How many pairs of a method and a model there are, and what was wrong with which; seconds per model."""
+    rows = results["rows"]
+    models, methods = (list(dict.fromkeys(row[key] for row in rows)) for key in ("model", "method"))
+    narrow = [method for method in methods if any(row["narrow"] for row in rows if row["method"] == method)]
+    refused = [f"{row['method']} of {row['model']}" for row in rows if row["refused"]]
+    failed = [f"{row['method']} of {row['model']}: {'; '.join(row['problems'])}" for row in rows if row["problems"]]
+    precisions = results["precisions"]
+    lines = [
+        f"{_machine(results)} {results['threads']} threads. {len(methods)} methods on {len(models)} models, "
+        f"{len(rows)} pairs in {len(precisions)} precisions each ({', '.join(precisions)}): {len(failed)} "
+        f"failed. Not defined, and refused with the reason: {', '.join(refused)}. On an eighth of the channels: "
+        f"{', '.join(narrow)}.",
+        "",
+        *(line for failure in failed for line in (f"- {failure}", "")),
+        "| model | seconds |",
+        "|---|---|",
+    ]
+    lines += [f"| {m} | {sum(row['seconds'] for row in rows if row['model'] == m):.0f} |" for m in models]
+    return "\n".join(lines) + "\n"
+
+
 def evaluation_tables(results: dict[str, Any]) -> str:
     """The parts of `bench.evaluation` that the file holds."""
     drawn = {
@@ -256,6 +278,7 @@ DRAWN = {
     "methods.json": methods_table,
     "metrics.json": metrics_table,
     "mosaics.json": mosaics_table,
+    "matrix.json": matrix_table,
     "evaluation.json": evaluation_tables,
 }
 

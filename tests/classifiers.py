@@ -44,6 +44,14 @@ def settle(model: nn.Module, images: Tensor) -> None:
             norm.running_var.mul_(1.3)
 
 
+def with_own_weights(model: nn.Module) -> nn.Module:
+    """The model with PyTorch's own weights, which `settle` expects where there are no batch norms."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.reset_parameters()
+    return model
+
+
 # The smallest side at which each model leaves more than one position before its last pooling.
 MODELS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "vgg16": (lambda: vision.vgg16(init_weights=False), 64),
@@ -59,7 +67,8 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "googlenet": (lambda: vision.googlenet(init_weights=False), 64),
     "googlenet-transform_input": (lambda: vision.googlenet(init_weights=False, transform_input=True), 64),
     "mobilenet_v2": (vision.mobilenet_v2, 64),
-    "squeezenet1_1": (vision.squeezenet1_1, 64),
+    # Its weights are larger, and there is no argument against that: in float16 its logits would overflow.
+    "squeezenet1_1": (lambda: with_own_weights(vision.squeezenet1_1()), 64),
     "efficientnet_b0": (vision.efficientnet_b0, 64),
     "regnet_y_400mf": (vision.regnet_y_400mf, 64),
     "alexnet": (vision.alexnet, 96),
