@@ -3,9 +3,9 @@
     python -m bench.matrix [--models resnet18,vgg16] [--methods grad_cam,lrp] [--narrow] [-o FILE]
 
 Two images, two targets each, at an early layer and the last where the method takes layers. A method that is not defined
-for a model has to say so. Exits with 1 if a pair fails. All of it takes hours, nearly all of them in the methods that run
-the model once per channel; with --narrow these take models with an eighth of their channels. FILE, a JSON file, is gone
-on with if it exists: what it holds as good is not run again. The tests run a pairwise selection, on narrow models.
+for a model has to say so. Exits with 1 if a pair fails. All of it takes hours, nearly all in methods that run the
+model once per channel; with --narrow these take models with an eighth of their channels. FILE, a JSON file, is gone on
+with if it exists: what it holds as good is not run again. The tests run a pairwise selection, on narrow models.
 """
 
 import gc
