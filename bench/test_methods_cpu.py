@@ -4,7 +4,12 @@
 
 resnet18 and efficientnet_lite0, the last layer, batch 8 (1 for the score family), float32, random images. A method and
 its peers take turns in one process; each peer runs on the default and on the channels-last layout, under no_grad where
-it takes no gradients, the score family at the fastest of four batch sizes.
+it takes no gradients, the score family at the fastest of four batch sizes. zennit's rules are set once, before its
+calls are timed, and single rules on a model whose batch norms are merged beforehand.
+
+captum's LRP takes neither of the two networks: it has no rule for batch norms and ReLU6, none for additions that are no
+module, and refuses modules that are used twice, as the ReLUs of resnet18 are. vgg11 it takes; all three are compared
+there, in tables of their own. It has no alpha-beta rule but z+.
 """
 
 from __future__ import annotations
@@ -12,6 +17,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import captum.attr
@@ -22,11 +28,16 @@ import torchcam.methods
 import zennit.attribution
 import zennit.canonizers
 import zennit.composites
+import zennit.core
+import zennit.rules
 import zennit.torchvision
+import zennit.types
+from captum.attr._utils.lrp_rules import Alpha1_Beta0_Rule, EpsilonRule, GammaRule, PropagationRule
 from pytest_benchmark.fixture import BenchmarkFixture
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
-from torchvision.models import resnet18
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torchvision.models import resnet18, vgg11
 
 import fastcam
 from bench.compare import Variants, compare, fastest_batch
@@ -93,12 +104,59 @@ def composite(name: str, **options: Any) -> Make:
         resnet = isinstance(model, type(resnet18()))
         kinds = zennit.canonizers
         chosen = kinds.SequentialMergeBatchNorm() if not resnet else zennit.torchvision.ResNetCanonizer()
-        seed = torch.eye(1000)[targets]
+        return gradient(model, getattr(zennit.composites, name)(canonizers=[chosen], **options), x, targets)
+
+    return make
+
+
+def single(rule: Callable[[], zennit.core.Hook]) -> Make:
+    """zennit: one rule for all convolutions and linear layers of a model without batch norms."""
+
+    def make(model: nn.Module, layer: str, x: Tensor, targets: list[int], batch: int) -> Callable[[], Any]:
+        layers = [(zennit.types.Convolution, rule()), (zennit.types.Linear, rule())]
+        rules = zennit.composites.LayerMapComposite(
+            layer_map=[*layers, *zennit.composites.layer_map_base()],
+            canonizers=[zennit.torchvision.ResNetBasicBlockCanonizer()],
+        )
+        return gradient(merged(model), rules, x, targets)
+
+    return make
+
+
+def gradient(model: nn.Module, rules: zennit.core.Composite, x: Tensor, targets: list[int]) -> Callable[[], Any]:
+    """The rules stay on the model, as for a user with many images."""
+    for module in model.modules():
+        if isinstance(module, nn.ReLU | nn.ReLU6):
+            module.inplace = False  # zennit's hooks and captum's are on modules' inputs and outputs
+    rules.register(model)
+    peer, seed = zennit.attribution.Gradient(model), torch.eye(1000)[targets]
+    return lambda: peer(x.clone().requires_grad_(), seed)
+
+
+def merged(model: nn.Module) -> nn.Module:
+    """The model with its batch norms in its convolutions, in place."""
+    for parent in list(model.modules()):
+        for (before, conv), (after, norm) in pairwise(list(parent.named_children())):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(parent, before, fuse_conv_bn_eval(conv, norm))
+                setattr(parent, after, nn.Identity())
+    return model
+
+
+def captum_lrp(rule: type[PropagationRule]) -> Make:
+    """captum: a rule for each convolution and linear layer, set anew, since a call takes them away."""
+
+    def make(model: nn.Module, layer: str, x: Tensor, targets: list[int], batch: int) -> Callable[[], Any]:
+        layers = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+        for module in model.modules():
+            if isinstance(module, nn.ReLU):
+                module.inplace = False
+        peer, chosen = captum.attr.LRP(model), torch.tensor(targets)
 
         def run() -> Any:
-            rules = getattr(zennit.composites, name)(canonizers=[chosen], **options)
-            with zennit.attribution.Gradient(model, rules) as peer:
-                return peer(x.clone().requires_grad_(), seed)
+            for module in layers:
+                module.rule = rule()
+            return peer.attribute(x.clone().requires_grad_(), target=chosen)
 
         return run
 
@@ -114,6 +172,14 @@ class Comparison:
 
 
 RANGE = {"low": torch.full((1, 3, 224, 224), -3.0), "high": torch.full((1, 3, 224, 224), 3.0)}
+# zennit's rules and fastcam's options for the same.
+RULES: dict[str, tuple[Callable[[], zennit.core.Hook], dict[str, Any]]] = {
+    "z+": (lambda: zennit.rules.ZPlus(zero_params="bias"), {"rule": "z+", "first": "z+"}),
+    "epsilon": (zennit.rules.Epsilon, {"rule": "epsilon"}),
+    "gamma": (zennit.rules.Gamma, {"rule": "gamma"}),
+    "alpha_beta": (lambda: zennit.rules.AlphaBeta(zero_params="bias"), {"rule": "alpha_beta"}),
+}
+CAPTUM: dict[str, type[PropagationRule]] = {"z+": Alpha1_Beta0_Rule, "epsilon": EpsilonRule, "gamma": GammaRule}
 BATCHED: dict[str, Comparison] = {
     "cam": Comparison({"torchcam": extractor("CAM", gradients=False)}),
     "grad_cam": Comparison(
@@ -130,6 +196,7 @@ BATCHED: dict[str, Comparison] = {
     "gradient": Comparison({"captum": attribution("Saliency")}),
     "guided_backprop": Comparison({"captum": attribution("GuidedBackprop")}),
     "deconvnet": Comparison({"captum": attribution("Deconvolution")}),
+    **{f"lrp, {rule}": Comparison({"zennit": single(make)}, options) for rule, (make, options) in RULES.items()},
     "lrp, epsilon_plus": Comparison({"zennit": composite("EpsilonPlus")}, {"rule": "epsilon_plus", "first": "z+"}),
     "lrp, epsilon_plus_flat": Comparison({"zennit": composite("EpsilonPlusFlat")}, {"rule": "epsilon_plus_flat"}),
     "lrp, epsilon_gamma_box": Comparison(
@@ -172,6 +239,7 @@ def measure(
     images: int,
     rounds: int,
     warmups: int,
+    **setting: Any,
 ) -> None:
     name, model, layer = network
     method = case.partition(",")[0]
@@ -201,6 +269,7 @@ def measure(
         layer=layer if info.layer == "last" else "input",
         batch=images,
         precision="float32",
+        **setting,
     )
 
 
@@ -216,3 +285,12 @@ def test_score_method_against_peers(
     benchmark: BenchmarkFixture, network: tuple[str, nn.Module, str], case: str
 ) -> None:
     measure(benchmark, network, case, SCORED[case], images=1, rounds=1, warmups=0)
+
+
+@pytest.mark.parametrize("rule", CAPTUM)
+def test_lrp_against_captum(benchmark: BenchmarkFixture, rule: str) -> None:
+    torch.manual_seed(0)
+    make, options = RULES[rule]
+    comparison = Comparison({"captum": captum_lrp(CAPTUM[rule]), "zennit": single(make)}, options)
+    network = ("vgg11", vgg11(weights=None).eval(), "")
+    measure(benchmark, network, f"lrp, {rule}", comparison, images=8, rounds=5, warmups=1, alone=True)

@@ -36,11 +36,11 @@ CAM = Method(name="cam", family="activation", paper="Zhou et al. 2016", find=_ca
 
 def _eigen_cam(case: Case, layers: Sequence[Layer], _: Options) -> Evidence:
     count = case.targets.shape[1]
-    parts = [Whole(_first_component(case.value(layer.node)).repeat(1, count, 1, 1)) for layer in layers]
+    parts = [Whole(first_component(case.value(layer.node)).repeat(1, count, 1, 1)) for layer in layers]
     return Evidence(case.logits, case.targets, parts)
 
 
-def _first_component(activation: Tensor) -> Tensor:
+def first_component(activation: Tensor) -> Tensor:
     """Projections (N, 1, h, w) of the positions' channel vectors, centred, on their first principal component.
 
     X (hw, K) centred over positions = U S V^T; the projections X v_1 = s_1 u_1, from an eigenvector of the smaller of

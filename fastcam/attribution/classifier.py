@@ -24,6 +24,8 @@ def classifier_of(network: Network, layer: Layer) -> fx.Node:
 
     Raises NoClassifierError where anything else stands between the layer and the logits.
     """
+    if network.view is not None:
+        raise NoClassifierError("what is explained is a function of the logits")
     needed = network.graph.ancestors([network.graph.logits])
     found, pooled = layer.node, False
     while True:

@@ -95,7 +95,7 @@ class Explainer:
 
         images = check_images(images, checks)
         resolve_size(s.size, images, (1, 1))
-        network = network_for(self.model, images, precision=s.precision, output=s.output)
+        network = self.network(images)
         found = self.find(network, images, resolve, checks, report=report)
         maps = [
             [self.map(c.method, part, images) for part in evidence.parts]
@@ -112,6 +112,10 @@ class Explainer:
             )
             for c, (evidence, at), of_method in zip(self.chosen, found, maps, strict=True)
         }
+
+    def network(self, images: Tensor) -> Network:
+        """The network that is explained, for images of this size."""
+        return network_for(self.model, images, precision=self.settings.precision, output=self.settings.output)
 
     def find(
         self,
@@ -137,7 +141,7 @@ class Explainer:
         return find_layers(network.graph, self.model, self.settings.layer, images=method.layer == "input")
 
     def _at_size(self, images: Tensor, layers: Sequence[Layer]) -> tuple[Network, list[fx.Node]]:
-        network = network_for(self.model, images, precision=self.settings.precision, output=self.settings.output)
+        network = self.network(images)
         found = find_layers(network.graph, self.model, [layer.name for layer in layers])
         return network, [layer.node for layer in found]
 

@@ -18,7 +18,6 @@ from fastcam.attribution.method import Evidence, LeftOut, Weighted, Whole
 from fastcam.attribution.registry import METHODS
 from fastcam.attribution.render import render
 from fastcam.network.arguments import DeferredChecks, Targets, check_images, resolve_size, resolve_targets
-from fastcam.network.cache import network_for
 from fastcam.network.layers import Layer
 from fastcam.network.network import Network
 from fastcam.ops.maps import upsample
@@ -89,7 +88,7 @@ class Ucag:
         images = check_images(images, checks)
         resolve_size(s.size, images, (1, 1))
         grid = self.grid(images.shape[2], images.shape[3])
-        logits, _ = network_for(explainer.model, images, precision=s.precision, output=s.output).forward(images)
+        logits, _ = explainer.network(images).forward(images)
         checks.add_finite(logits, lambda: overflow(s.precision))
         classes, several = resolve_targets(targets, logits, checks)
         found = self.partial_maps(images, classes, grid, checks, report=report)
@@ -178,9 +177,8 @@ class Ucag:
         )
 
     def _network(self, patches: Tensor) -> Network:
-        s = self._explainer.settings
         try:
-            return network_for(self._explainer.model, patches, precision=s.precision, output=s.output)
+            return self._explainer.network(patches)
         except ValueError as error:
             size = tuple(patches.shape[2:])
             raise ValueError(

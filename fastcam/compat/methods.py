@@ -6,11 +6,50 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fastcam.attribution.activation import first_component
 from fastcam.attribution.explainer import Explainer
 from fastcam.attribution.explanation import Explanation
+from fastcam.attribution.method import Method, Weighted, Whole
 from fastcam.attribution.registry import METHODS
 from fastcam.network.arguments import Targets
-from fastcam.network.cache import Output
+from fastcam.network.network import Network, View
+
+
+class _Explainer(Explainer):
+    """With what the other packages' call forms ask for beyond `fastcam.explain`.
+
+    view: a function of the logits, whose columns are explained in place of classes.
+    projected: maps are the first principal component of the weighted channels in place of their sum.
+    logits: of the last images.
+    """
+
+    view: View | None = None
+    projected = False
+    logits: Tensor | None = None
+
+    def network(self, images: Tensor) -> Network:
+        network = super().network(images)
+        self.logits = None
+        return network if self.view is None else network.through(self._viewed)
+
+    def _viewed(self, logits: Tensor) -> Tensor:
+        assert self.view is not None
+        if self.logits is None:
+            # Every method begins with the images themselves, which decide the targets.
+            self.logits = logits.detach()
+        return self.view(logits)
+
+    def map(self, method: Method, part: Weighted | Whole, images: Tensor) -> Tensor:
+        return super().map(method, _projected(part) if self.projected else part, images)
+
+
+def _projected(part: Weighted | Whole) -> Weighted | Whole:
+    """The first principal component of alpha_k A_k over the positions; a map of its own stays."""
+    if isinstance(part, Whole):
+        return part
+    weights = part.weights if part.weights.dim() == 5 else part.weights[..., None, None]
+    products = weights * part.activation.unsqueeze(1)
+    return Whole(first_component(products.flatten(0, 1)).view(*products.shape[:2], *products.shape[3:]))
 
 
 def raw_maps(
@@ -20,23 +59,24 @@ def raw_maps(
     layers: Sequence[nn.Module | str] | None,
     *,
     method: str,
-    output: Output | None = None,
+    view: View | None = None,
+    projected: bool = False,
     relu: bool | None = None,
     options: dict[str, Any] | None = None,
-) -> tuple[list[Tensor], Explanation]:
-    """Maps (N, h, w), one per layer, and all that was found with them.
+) -> tuple[list[Tensor], Tensor]:
+    """Maps (N, h, w), one per layer, and the logits (N, classes).
 
-    layers: None is the method's default, also for methods that explain the images. relu: whether maps are cut at 0;
-    None is as the method has it.
+    layers: None is the method's default, also for methods that explain the images. view, projected: see `_Explainer`;
+    with a view, targets are its columns. relu: whether maps are cut at 0; None is as the method has it.
     """
     layer = None if layers is None else list(layers)
-    explainer = Explainer(
-        model, method=method, layer=layer, size="layer", normalize=False, output=output, **(options or {})
-    )
+    explainer = _Explainer(model, method=method, layer=layer, size="layer", normalize=False, **(options or {}))
+    explainer.view, explainer.projected = view, projected
     if relu is not None:
         explainer.chosen = [replace(c, method=replace(c.method, relu=relu)) for c in explainer.chosen]
     found: Explanation = explainer(images, targets, return_info=True)
-    return found.maps if isinstance(found.maps, list) else [found.maps], found
+    maps = found.maps if isinstance(found.maps, list) else [found.maps]
+    return maps, found.logits if explainer.logits is None else explainer.logits
 
 
 def explains_images(method: str) -> bool:

@@ -1,5 +1,6 @@
 """A network: a captured model with its prepared weights, ready to run whole or in parts."""
 
+import copy
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TypeVar, cast
@@ -14,6 +15,8 @@ from fastcam.network.precision import Precision, matrix_precision
 from fastcam.network.weights import Weights
 
 T = TypeVar("T")
+# logits (N, classes) -> values (N, columns), differentiable, row by row
+View = Callable[[Tensor], Tensor]
 
 # Images per forward pass where nobody says: what fills a device. On a CPU fewer, and no more than keep the largest
 # activation within 32 MiB: the C library maps larger memory afresh for every use and gives it back, which costs nets
@@ -29,7 +32,14 @@ class Network:
         self.precision = precision
         self.weights = Weights(graph, state, precision)
         self.nonnegative = nonnegative(graph)
+        self.view: View | None = None
         self._made: dict[tuple[object, ...], object] = {}
+
+    def through(self, view: View) -> "Network":
+        """The same network, sharing all that is prepared, which answers with a function of its logits."""
+        other = copy.copy(self)
+        other.view = view
+        return other
 
     def plan(
         self, outputs: Iterable[fx.Node], *, feeds: Iterable[fx.Node] | None = None, alone: Collection[object] = ()
@@ -65,7 +75,7 @@ class Network:
         leaves: Iterable[fx.Node] = (),
         operations: Operations | None = None,
     ) -> tuple[Tensor, Values]:
-        """Return the logits, and the values of further nodes, in one run.
+        """Return the logits, or the view of them, and the values of further nodes, in one run.
 
         leaves: nodes to record autograd's graph from (see `fastcam.network.plan.run`).
         operations: functions to run in place of some ATen operations, with the same arguments.
@@ -75,14 +85,22 @@ class Network:
         feeds = {self.graph.images: self.prepare(images)}
         with matrix_precision(self.precision, images.device):
             values = run(plan, self.weights, feeds, leaves=leaves, operations=others)
-        return values[self.graph.logits], values
+        return self._viewed(values[self.graph.logits]), values
 
     def run_from(self, feeds: Mapping[fx.Node, Tensor], outputs: Iterable[fx.Node]) -> Values:
         """Compute `outputs` from the values of other nodes, without gradient; nothing before those is run."""
         wanted = tuple(outputs)
         device = next(iter(feeds.values())).device
         with matrix_precision(self.precision, device):
-            return run(self.plan(wanted, feeds=feeds), self.weights, feeds)
+            values = run(self.plan(wanted, feeds=feeds), self.weights, feeds)
+        logits = self.graph.logits
+        return {**values, logits: self._viewed(values[logits])} if logits in wanted else values
+
+    def _viewed(self, logits: Tensor) -> Tensor:
+        if self.view is None:
+            return logits
+        with torch.set_grad_enabled(logits.requires_grad):
+            return self.view(logits)
 
 
 def _numbers_per_image(node: fx.Node) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from pytorch_grad_cam import AblationCAM
+from pytorch_grad_cam import AblationCAM, AblationLayer
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 
@@ -139,29 +139,65 @@ def headed(*, relu: bool) -> nn.Module:
     return model
 
 
-def theirs(model: nn.Module, x: Tensor, classes: list[int]) -> Tensor:
-    targets = [ClassifierOutputTarget(c) for c in classes]
-    with AblationCAM(model=model, target_layers=[model.layer], batch_size=5) as cam:
-        activation = layer_of(model, x, "layer")[1].detach().numpy()
-        return torch.from_numpy(cam.get_cam_weights(x, model.layer, targets, activation, None))
+BATCH = 5
+SEVERAL = torch.tensor([[1, 0, 4], [3, 2, 0]])
+
+
+def theirs(model: nn.Module, x: Tensor, targets: Tensor) -> Tensor:
+    """alpha (N, T, K)."""
+    activation, found = layer_of(model, x, "layer")[1].detach().numpy(), []
+    for column in targets.T.tolist():
+        wanted = [ClassifierOutputTarget(c) for c in column]
+        with AblationCAM(model=model, target_layers=[model.layer], batch_size=BATCH) as cam:
+            found.append(torch.from_numpy(cam.get_cam_weights(x, model.layer, wanted, activation, None)))
+    return torch.stack(found, 1)
 
 
 def test_equals_grad_cam_behind_a_relu() -> None:
     model = headed(relu=True)
     x = torch.randn(2, 3, 10, 10, generator=torch.Generator().manual_seed(3))
-    found = fastcam.ablation_cam(model, x, [1, 3], "layer", return_info=True)
-    torch.testing.assert_close(found.weights, theirs(model, x, [1, 3]), rtol=1e-4, atol=1e-5)
-    assert found.weights.abs().max() > 0.01
+    found = fastcam.ablation_cam(model, x, SEVERAL, "layer", return_info=True)
+    torch.testing.assert_close(found.weights, theirs(model, x, SEVERAL), rtol=1e-4, atol=1e-5)
+    assert (found.weights.abs().amax(2) > 0.01).all()
 
 
-def test_differs_from_grad_cam_where_activations_are_signed() -> None:
-    """grad-cam then sets a channel to the activation's minimum less 1e7; the definition leaves it out, as 0."""
+@torch.no_grad()
+def lowered(model: nn.Module, x: Tensor, targets: Tensor) -> Tensor:
+    """alpha (N, T, K) as grad-cam has it where the layer's least value is not 0."""
+    logits, activation = layer_of(model, x, "layer")
+    y = logits.gather(1, targets)
+    left = []
+    for n, a in enumerate(activation):
+        for start in range(0, len(a), BATCH):
+            batch = a.repeat(min(BATCH, len(a) - start), 1, 1, 1)
+            for row, without in enumerate(batch):
+                without[start + row] = batch.min() - 1e7
+            left.append(model.head(model.after(batch))[:, targets[n]])
+    return (y.unsqueeze(2) - torch.cat(left).view(len(x), -1, y.shape[1]).mT) / y.unsqueeze(2)
+
+
+def test_differs_from_grad_cam_where_activations_are_signed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The definition leaves a channel out, as 0.
+
+    grad-cam sets it to the least value of its batch less 1e7, where that value is not 0: the first channel of a batch
+    to about -1e7, the second to -2e7, and so on.
+    """
     model = headed(relu=False)
     x = torch.randn(2, 3, 10, 10, generator=torch.Generator().manual_seed(3))
-    found = fastcam.ablation_cam(model, x, [1, 3], "layer", return_info=True)
-    expected = without_each_channel(model, x, "layer", torch.tensor([[1], [3]]))[:, 0]
-    torch.testing.assert_close(found.weights, expected, rtol=1e-4, atol=1e-5)
-    assert (theirs(model, x, [1, 3]).abs() > 1e3 * found.weights.abs()).double().mean() > 0.5
+    found = fastcam.ablation_cam(model, x, SEVERAL, "layer", return_info=True).weights
+    torch.testing.assert_close(found, without_each_channel(model, x, "layer", SEVERAL), rtol=1e-4, atol=1e-5)
+    peers = theirs(model, x, SEVERAL)
+    torch.testing.assert_close(peers, lowered(model, x, SEVERAL), rtol=1e-4, atol=1e-5)
+    assert (peers.abs() > 1e3 * found.abs()).double().mean() > 0.5
+    monkeypatch.setattr(AblationLayer, "__call__", leave_out)
+    torch.testing.assert_close(found, theirs(model, x, SEVERAL), rtol=1e-4, atol=1e-5)
+
+
+def leave_out(layer: AblationLayer, _: Tensor) -> Tensor:
+    """grad-cam's layer with 0 in place of the lowered value."""
+    rows = torch.arange(len(layer.activations))
+    layer.activations[rows, torch.as_tensor(layer.indices)[: len(rows)].long()] = 0
+    return layer.activations
 
 
 def test_dead_channels_are_not_run_and_memory_is_bounded() -> None:

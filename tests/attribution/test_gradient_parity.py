@@ -8,6 +8,7 @@ there, and with it a whole region of a gradient.
 from __future__ import annotations
 
 import copy
+import itertools
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -225,7 +226,7 @@ def test_grad_cam_pp_differs_from_torchcams(loud: nn.Module) -> None:
 def test_smooth_grad_cam_pp_differs_from_torchcams(loud: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     """torchcam sums A D3 in place of S D3, and takes the last sample's g for the mean of g, and its A for the map."""
     images, layer, samples = random_images(2, SIDE), "layer3.0.bn1", 3
-    targets = several_targets(loud, images)[:, :1]
+    targets = several_targets(loud, images)
     drawn = torch.Generator().manual_seed(8)
     noise = [0.3 * torch.randn(images.shape, generator=drawn, dtype=images.dtype) for _ in range(samples)]
     a, _ = activation_and_gradients(loud, images, layer, targets)
@@ -233,7 +234,7 @@ def test_smooth_grad_cam_pp_differs_from_torchcams(loud: nn.Module, monkeypatch:
     g, last = torch.stack([gradient for _, gradient in noisy]), noisy[-1][0]
     d2, d3 = (g**2).mean(0), (g**3).mean(0)
 
-    waiting = iter(noise)
+    waiting = itertools.cycle(noise)  # the same for every target
     monkeypatch.setattr(torch.distributions.normal.Normal, "sample", lambda self, size: next(waiting))
     peer = torchcam_maps(torchcam.SmoothGradCAMpp, loud, images, layer, targets, num_samples=samples)
     assert_same_maps(min_max(plus_plus_maps(a, (g[-1], d2, d3), inside=True, eps=1e-8, drawn_on=last)), min_max(peer))

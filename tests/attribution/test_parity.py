@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import functools
 import gc
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -250,25 +251,53 @@ class SameSize(nn.Module):
         return self.classifier(self.last(self.features(x)).mean((2, 3)))
 
 
-@pytest.mark.parametrize(
+AS_THEIRS = {"size": "layer", "normalize": False, "score": "logit", "weights": "softmax"}
+PEERS = pytest.mark.parametrize(
     ("peer", "maps"),
     [(torchcam.ScoreCAM, torchcam_maps), (ScoreCAM, grad_cam_maps)],
     ids=["torchcam", "grad-cam"],
 )
-def test_score_cam_equals_the_peers_where_nothing_is_upsampled(peer: type, maps: object) -> None:
+
+
+@PEERS
+@pytest.mark.parametrize("layer", ["last", "features"], ids=["behind_relu", "signed"])
+def test_score_cam_equals_the_peers_where_nothing_is_upsampled(
+    layer: str, peer: type, maps: Callable[..., Tensor]
+) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(4)
         model = randomise(SameSize())
         model.classifier.weight.data *= 10
     images = random_images(2, 12)
     targets = several_targets(model, images)
-    expected = maps(peer, model, images, "last", targets)
+    expected = maps(peer, model, images, layer, targets)
+    assert expected.amax((-2, -1)).min() > 0.1
+    assert (forward_with(model, images, layer)[1] < 0).any() == (layer == "features")
     for baseline in ("zeros", None):  # a constant per image: softmax does not see it
-        found = fastcam.score_cam(
-            model, images, targets, "last", size="layer", normalize=False, score="logit", weights="softmax",
-            baseline=baseline,
-        )  # fmt: skip
+        found = fastcam.score_cam(model, images, targets, layer, baseline=baseline, **AS_THEIRS)
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@PEERS
+def test_score_cam_differs_from_the_peers_by_how_masks_are_enlarged(
+    peer: type, maps: Callable[..., Tensor], slim_resnet: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here a mask is the min-max of the channel enlarged with half-pixel centres.
+
+    torchcam enlarges the min-max; grad-cam enlarges with aligned corners.
+    """
+    images, layer = random_images(2, 32), "layer1.0.conv1"
+    targets = several_targets(slim_resnet, images)
+    assert 0.2 < (forward_with(slim_resnet, images, layer)[1] < 0).double().mean() < 0.8
+    found = min_max(fastcam.score_cam(slim_resnet, images, targets, layer, **AS_THEIRS))
+    assert (found - min_max(maps(peer, slim_resnet, images, layer, targets))).abs().max() > 0.01
+    if peer is ScoreCAM:
+        half_pixel = functools.partial(nn.Upsample, mode="bilinear", align_corners=False)
+        monkeypatch.setattr(torch.nn, "UpsamplingBilinear2d", half_pixel)
+    else:
+        enlarge = peer._upsample
+        monkeypatch.setattr(peer, "_upsample", lambda self, masks: self._normalize(enlarge(self, masks), 2))
+    assert_same_maps(found, min_max(maps(peer, slim_resnet, images, layer, targets)))
 
 
 @dataclass(frozen=True)

@@ -85,49 +85,76 @@ class Numbers:
         return self.std * torch.randn(size, generator=self.generator)
 
 
-def test_ss_cam_equals_torchcam_given_the_same_noise(resnet: nn.Module, images: Tensor) -> None:
-    layer, classes = "layer1", resnet(images).argmax(1).tolist()
-    with torchcam.SSCAM(resnet, layer, batch_size=64, num_samples=3, std=0.7, input_shape=(3, 32, 32)) as extractor:
-        extractor._distrib = Numbers(0.7, 11)
-        resnet(images)
-        expected = extractor(classes, normalized=False)[0].detach()
+# Behind a ReLU, and a convolution whose outputs have either sign.
+LAYERS = pytest.mark.parametrize("layer", ["layer1", "layer1.0.conv1"], ids=["behind_relu", "signed"])
+
+
+@pytest.fixture(scope="module")
+def targets(resnet: nn.Module, images: Tensor) -> Tensor:
+    """(N, 2): the highest and the lowest logit."""
+    return resnet(images).argsort(1)[:, [-1, 0]]
+
+
+def theirs(extractor: torchcam.ScoreCAM, images: Tensor, targets: Tensor) -> Tensor:
+    """Raw maps, (N, T, h, w), in a run for each column of targets."""
+    maps = []
+    with extractor:
+        for column in targets.T.tolist():
+            if isinstance(extractor, torchcam.SSCAM):
+                extractor._distrib = Numbers(extractor.std, 11)
+            extractor.model(images)
+            maps.append(extractor(column, normalized=False)[0].detach())
+    return torch.stack(maps, 1)
+
+
+@LAYERS
+def test_ss_cam_equals_torchcam_given_the_same_noise(
+    layer: str, resnet: nn.Module, images: Tensor, targets: Tensor
+) -> None:
+    extractor = torchcam.SSCAM(resnet, layer, batch_size=64, num_samples=3, std=0.7, input_shape=(3, 32, 32))
+    expected = theirs(extractor, images, targets)
     # torchcam draws a sample's noise at once; 32 x 32 numbers a mask are a multiple of what a CPU draws in one go.
+    options = {"samples": 3, "std": 0.7, "size": "layer"}
     found = fastcam.ss_cam(
-        resnet, images, classes, layer, samples=3, std=0.7, generator=seeded(11), size="layer", normalize=False,
-        return_info=True,
-    )  # fmt: skip
+        resnet, images, targets, layer, generator=seeded(11), normalize=False, return_info=True, **options
+    )
     assert found.left_out["skipped_channels"].tolist() == [0, 0]
     assert expected.amax((-2, -1)).min() > 0
     torch.testing.assert_close(found.maps, expected, rtol=1e-4, atol=1e-5)
-    other = fastcam.ss_cam(resnet, images, classes, layer, samples=3, std=0.7, generator=seeded(12), size="layer")
+    other = fastcam.ss_cam(resnet, images, targets, layer, generator=seeded(12), **options)
     assert (other - min_max(expected)).abs().max() > TOLERANCE
 
 
-def is_cam_of(peer: bool, resnet: nn.Module, images: Tensor, layer: str, classes: list[int], samples: int) -> Tensor:
-    """relu(sum alpha A) with alpha = softmax of mean y_c(c_i x M), written out."""
-    activation = layer_of(resnet, images, layer)[1]
-    masks = enlarge(min_max(activation.detach()), (32, 32))
-    scales = torch.arange(1, samples + 1) / samples
-    scales = scales.cumsum(0) if peer else scales
+def is_cam_of(resnet: nn.Module, images: Tensor, layer: str, targets: Tensor, samples: int) -> Tensor:
+    """relu(sum alpha A) with alpha = softmax of mean y_c(i/samples x M), written out."""
+    activation = layer_of(resnet, images, layer)[1].detach()
+    masks = enlarge(min_max(activation), (32, 32))
     rows = []
-    for image, mask, c in zip(images, masks, classes, strict=True):
-        scores = torch.stack([resnet(s * image * mask[:, None])[:, c] for s in scales])
-        rows.append(scores.mean(0).softmax(0))
-    return torch.einsum("nk,nkhw->nhw", torch.stack(rows), activation).relu().detach()
+    for image, mask, classes in zip(images, masks, targets, strict=True):
+        logits = [resnet(i / samples * image * mask[:, None]).detach() for i in range(1, samples + 1)]
+        rows.append(torch.stack(logits).mean(0)[:, classes].softmax(0).T)
+    return torch.einsum("ntk,nkhw->nthw", torch.stack(rows), activation).relu()
 
 
-def test_is_cam_equals_its_formula_and_differs_from_torchcam_in_the_scales(resnet: nn.Module, images: Tensor) -> None:
+@LAYERS
+def test_is_cam_equals_its_formula_and_differs_from_torchcam_in_the_scales(
+    layer: str, resnet: nn.Module, images: Tensor, targets: Tensor
+) -> None:
     """torchcam adds the scales up as it goes (0.1, 0.3, 0.6, ... 5.5); the definition has 0.1, 0.2, ... 1."""
-    classes, layer, samples = resnet(images).argmax(1).tolist(), "layer1", 3
-    with torchcam.ISCAM(resnet, layer, batch_size=64, num_samples=samples, input_shape=(3, 32, 32)) as extractor:
-        resnet(images)
-        theirs = extractor(classes, normalized=False)[0].detach()
+    samples = 3
+    extractor = torchcam.ISCAM(resnet, layer, batch_size=64, num_samples=samples, input_shape=(3, 32, 32))
+    peers = theirs(extractor, images, targets)
     common = {"samples": samples, "size": "layer", "normalize": False}
-    found = {s: fastcam.is_cam(resnet, images, classes, layer, scales=s, **common) for s in ("linear", "cumulative")}
-    torch.testing.assert_close(found["cumulative"], theirs, rtol=1e-4, atol=1e-5)
-    by_formula = is_cam_of(False, resnet, images, layer, classes, samples)
+    found = {s: fastcam.is_cam(resnet, images, targets, layer, scales=s, **common) for s in ("linear", "cumulative")}
+    torch.testing.assert_close(found["cumulative"], peers, rtol=1e-4, atol=1e-5)
+    by_formula = is_cam_of(resnet, images, layer, targets, samples)
     torch.testing.assert_close(found["linear"], by_formula, rtol=1e-4, atol=1e-5)
-    assert (min_max(by_formula) - min_max(theirs)).abs().max() > TOLERANCE
+    assert (min_max(by_formula) - min_max(peers)).abs().max() > TOLERANCE
+
+
+def test_layers_compared_are_signed_or_not(resnet: nn.Module, images: Tensor) -> None:
+    assert layer_of(resnet, images, "layer1")[1].min() >= 0
+    assert 0.2 < (layer_of(resnet, images, "layer1.0.conv1")[1] < 0).double().mean() < 0.8
 
 
 class TestByHand:

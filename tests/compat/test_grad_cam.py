@@ -11,22 +11,24 @@ import numpy as np
 import pytest
 import pytorch_grad_cam
 import torch
+from pytorch_grad_cam import base_cam, eigen_grad_cam, hirescam, layer_cam
+from pytorch_grad_cam.utils import model_targets as their_model_targets
 from pytorch_grad_cam.utils.image import preprocess_image as their_preprocess_image
 from pytorch_grad_cam.utils.image import scale_cam_image
 from pytorch_grad_cam.utils.image import show_cam_on_image as their_show_cam_on_image
 from pytorch_grad_cam.utils.model_targets import (
-    BinaryClassifierOutputTarget,
     ClassifierOutputSoftmaxTarget,
     ClassifierOutputTarget,
-    SemanticSegmentationTarget,
+    RawScoresOutputTarget,
 )
-from pytorch_grad_cam.utils.svd_on_activations import get_2d_projection
+from pytorch_grad_cam.utils.svd_on_activations import get_2d_projection, get_2d_projection_with_sign_correction
 from torch import Tensor, nn
 
 import fastcam
 from fastcam.compat import grad_cam
 from fastcam.compat.grad_cam.utils import model_targets
 from fastcam.compat.grad_cam.utils.image import preprocess_image, show_cam_on_image
+from tests.attribution.test_ablation import leave_out
 from tests.attribution.test_model_untouched import assert_unchanged, snapshot
 from tests.compat.models import full_size, random_images, real_efficientnet_lite0, run, some_resnet18, some_vgg
 
@@ -35,18 +37,18 @@ TOLERANCE = 1e-4
 GRADIENT_CLASSES = ["GradCAM", "GradCAMPlusPlus", "XGradCAM", "LayerCAM", "HiResCAM"]
 
 SCRIPT = """
-    from PACKAGE import AblationCAM, EigenCAM, FullGrad, GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM
+    from PACKAGE import AblationCAM, EigenCAM, EigenGradCAM, FullGrad, GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM
     from PACKAGE import ScoreCAM, XGradCAM
+    from PACKAGE.utils import model_targets
     from PACKAGE.utils.image import show_cam_on_image
-    from PACKAGE.utils.model_targets import ClassifierOutputTarget
 
     methods = {"GradCAM": GradCAM, "GradCAMPlusPlus": GradCAMPlusPlus, "XGradCAM": XGradCAM, "LayerCAM": LayerCAM,
                "HiResCAM": HiResCAM, "AblationCAM": AblationCAM, "FullGrad": FullGrad, "EigenCAM": EigenCAM,
-               "ScoreCAM": ScoreCAM}
+               "EigenGradCAM": EigenGradCAM, "ScoreCAM": ScoreCAM}
 
     with methods[name](model=model, target_layers=target_layers) as cam:
         cam.batch_size = 32
-        maps = cam(input_tensor=images, targets=[ClassifierOutputTarget(c) for c in classes], **how)
+        maps = cam(input_tensor=images, targets=[target(c, model_targets) for c in classes], **how)
         outputs = cam.outputs
 
     picture = show_cam_on_image(photo, maps[0], use_rgb=True)
@@ -68,17 +70,37 @@ def small() -> nn.Module:
     return full_size()
 
 
-def both(name: str, model: nn.Module, layers: list[nn.Module], images: Tensor, classes: list[int], **how: Any) -> Any:
+# A class and the module of target objects -> what a script explains
+Target = Callable[[Any, Any], Callable[[Tensor], Tensor]]
+
+
+def logit(c: Any, targets: Any) -> Callable[[Tensor], Tensor]:
+    return targets.ClassifierOutputTarget(c)
+
+
+def both(
+    name: str,
+    model: nn.Module,
+    layers: list[nn.Module],
+    images: Tensor,
+    classes: list[Any],
+    target: Target = logit,
+    **how: Any,
+) -> Any:
     """The variables of the script under both imports."""
     photo = np.random.default_rng(0).random((*images.shape[2:], 3), dtype=np.float32)
     given = {"name": name, "model": model, "target_layers": layers, "images": images, "classes": classes}
+    given["target"] = target
     theirs = run(SCRIPT, THEIRS, **given, how=how, photo=photo)
     ours = run(SCRIPT, OURS, **given, how=how, photo=photo)
     return theirs, ours
 
 
-def assert_same_kind(theirs: dict[str, Any], ours: dict[str, Any]) -> None:
-    """What the script got has the same types, shapes and ranges, and there was something to see."""
+def assert_same_kind(theirs: dict[str, Any], ours: dict[str, Any], peak: float = 0.6) -> None:
+    """What the script got has the same types, shapes and ranges, and there was something to see.
+
+    peak: the least that the maps' largest values come to on average; means of several maps have lower ones.
+    """
     for name in ("maps", "picture"):
         assert type(ours[name]) is type(theirs[name]) is np.ndarray
         assert ours[name].shape == theirs[name].shape
@@ -86,12 +108,12 @@ def assert_same_kind(theirs: dict[str, Any], ours: dict[str, Any]) -> None:
     assert ours["maps"].dtype == np.float32
     assert ours["maps"].min() >= 0
     assert ours["maps"].max() <= 1
-    assert ours["maps"].max(axis=(1, 2)).mean() > 0.6
+    assert ours["maps"].max(axis=(1, 2)).mean() > peak
     assert (ours["outputs"] - theirs["outputs"]).abs().max() < 1e-5 * theirs["outputs"].abs().max()
 
 
-def assert_same(theirs: dict[str, Any], ours: dict[str, Any]) -> None:
-    assert_same_kind(theirs, ours)
+def assert_same(theirs: dict[str, Any], ours: dict[str, Any], peak: float = 0.6) -> None:
+    assert_same_kind(theirs, ours, peak)
     assert np.abs(ours["maps"] - theirs["maps"]).max() < TOLERANCE
     # Colours are read from a table of 256; steps beside a threshold fall to either side.
     difference = np.abs(ours["picture"].astype(int) - theirs["picture"].astype(int))
@@ -129,6 +151,22 @@ def test_ablation_cam(resnet18: nn.Module) -> None:
 def test_ablation_cam_where_the_head_is_more_than_a_classifier(small: nn.Module) -> None:
     images = random_images(2, 12)
     assert_same(*both("AblationCAM", small, [small.features[2]], images, [1, 3]))
+
+
+def test_ablation_cam_differs_by_what_stands_for_a_channel_left_out(
+    small: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ours is 0; theirs is 0 where that is the layer's least value, else 1e7 and more below the least value."""
+    images, layer = random_images(2, 12), small.features[3]
+    held: list[Tensor] = []
+    handle = layer.register_forward_hook(lambda *call: held.append(call[2]))
+    theirs, ours = both("AblationCAM", small, [layer], images, [1, 3])
+    handle.remove()
+    assert 0.2 < (held[0] < 0).double().mean() < 0.8
+    assert_same_kind(theirs, ours)
+    assert np.abs(ours["maps"] - theirs["maps"]).max() > 0.05
+    monkeypatch.setattr(pytorch_grad_cam.AblationLayer, "__call__", leave_out)
+    assert_same(*both("AblationCAM", small, [layer], images, [1, 3]))
 
 
 @pytest.mark.parametrize("build", [some_resnet18, lambda: full_size(1e5)], ids=["resnet18", "full_size"])
@@ -198,6 +236,106 @@ def test_no_targets_means_the_predicted_classes(augmented: bool, resnet18: nn.Mo
         assert np.array_equal(grad_cam.GradCAM(resnet18, [resnet18.layer4])(images), ours["maps"])
 
 
+# What a script may explain in place of a class's logit; one, three and so on are classes.
+TARGETS: dict[str, Target] = {
+    "probability": lambda c, targets: targets.ClassifierOutputSoftmaxTarget(c),
+    "rest": lambda c, targets: targets.ClassifierOutputReST(c),
+    "finer": lambda c, targets: targets.FinerWeightedTarget(c, [0, 4], 0.6),
+    "callable": lambda c, targets: lambda output: output[c] - output[4] * output[1],
+    "shared": lambda c, targets: product,
+    "kinds": lambda c, targets: (
+        targets.ClassifierOutputTarget(c) if c == 1 else targets.ClassifierOutputSoftmaxTarget(c)
+    ),
+    "subclass": lambda c, targets: negative_of(targets.ClassifierOutputTarget)(c),
+}
+
+
+def product(output: Tensor) -> Tensor:
+    return output[4] * output[2]
+
+
+def negative_of(kind: type) -> type:
+    """A user's own target, derived from one of the package's."""
+
+    class ClassifierOutputTarget(kind):
+        def __call__(self, model_output: Tensor) -> Tensor:
+            return -super().__call__(model_output)
+
+    return ClassifierOutputTarget
+
+
+@pytest.mark.parametrize("kind", TARGETS)
+def test_targets_that_are_no_logits(kind: str, small: nn.Module) -> None:
+    images, layers = random_images(2, 12), [small.features[3]]
+    for name in ("HiResCAM", "LayerCAM"):
+        theirs, ours = both(name, small, layers, images, [1, 3], TARGETS[kind])
+        assert_same(theirs, ours)
+        _, of_logits = both(name, small, layers, images, [1, 3])
+        assert name == "LayerCAM" or np.abs(ours["maps"] - of_logits["maps"]).max() > 0.01
+        assert torch.equal(ours["outputs"], of_logits["outputs"])
+
+
+@pytest.mark.parametrize("kind", ["callable", "shared"])
+@pytest.mark.parametrize("name", [*GRADIENT_CLASSES, "FullGrad", "ScoreCAM", "AblationCAM"])
+def test_every_class_explains_any_number(name: str, kind: str) -> None:
+    gradient = name in (*GRADIENT_CLASSES, "FullGrad")
+    # Gradients beside which their epsilons do not tell; scores far enough apart, and not too far, for a softmax.
+    model = full_size(1e3 if gradient else 3)
+    # Behind model.features a class's logit would tell AblationCAM all; any number does not.
+    layer = model.features[3] if gradient else model.features
+    images = random_images(2, 12)
+    theirs, ours = both(name, model, [layer], images, [0, 2], TARGETS[kind])
+    assert_same(theirs, ours)
+    _, of_logits = both(name, model, [layer], images, [0, 2])
+    assert np.abs(ours["maps"] - of_logits["maps"]).max() > 1e-3
+
+
+@pytest.mark.parametrize("category", [0, 1])
+@pytest.mark.parametrize("target", ["Binary", "RawScores"])
+def test_models_of_one_number(target: str, category: int, small: nn.Module) -> None:
+    model, images = nn.Sequential(small, nn.Linear(5, 1)).eval(), random_images(2, 12)
+
+    def chosen(c: int, targets: Any) -> Any:
+        return targets.BinaryClassifierOutputTarget(c) if target == "Binary" else targets.RawScoresOutputTarget()
+
+    theirs, ours = both("HiResCAM", model, [small.features[3]], images, [category, 1], chosen)
+    assert_same(theirs, ours)
+
+
+def test_targets_survive_augmentation(small: nn.Module) -> None:
+    images, layers = random_images(2, 12), [small.features[3]]
+    assert_same(*both("HiResCAM", small, layers, images, [1, 3], TARGETS["callable"], aug_smooth=True), peak=0.5)
+
+
+def with_their_signs_settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Theirs leaves a component's sign to the decomposition; its own correction makes the largest value positive."""
+    for module in (base_cam, hirescam, layer_cam, eigen_grad_cam):
+        monkeypatch.setattr(module, "get_2d_projection", get_2d_projection_with_sign_correction)
+
+
+@pytest.mark.parametrize("name", [*GRADIENT_CLASSES, "AblationCAM", "ScoreCAM", "EigenGradCAM"])
+def test_smoothing_by_the_first_component(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_their_signs_settled(monkeypatch)
+    model, images = full_size(1e3 if name in GRADIENT_CLASSES else 3), random_images(2, 12)
+    layer = model.features if name == "ScoreCAM" else model.features[2] if name == "AblationCAM" else model.features[3]
+    theirs, ours = both(name, model, [layer], images, [1, 3], eigen_smooth=True)
+    assert_same(theirs, ours)
+    _, plain = both(name, model, [layer], images, [1, 3])
+    assert (np.abs(ours["maps"] - plain["maps"]).max() > 0.01) == (name != "EigenGradCAM")
+
+
+def test_smoothing_twice_at_two_layers(resnet18: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_their_signs_settled(monkeypatch)
+    images, layers = random_images(2, 64), [resnet18.layer3[-1], resnet18.layer2[-1]]
+    assert_same(*both("LayerCAM", resnet18, layers, images, [1, 3], aug_smooth=True, eigen_smooth=True), peak=0.5)
+
+
+def test_eigen_cam_is_smooth_as_it_is(resnet18: nn.Module) -> None:
+    images = random_images(2, 64)
+    cam = grad_cam.EigenCAM(resnet18, [resnet18.layer3])
+    assert np.array_equal(cam(images, eigen_smooth=True), cam(images))
+
+
 def test_targets_that_are_probabilities(efficientnet: nn.Module) -> None:
     images = random_images(2, 96)
     layer = efficientnet.get_submodule("blocks.9")
@@ -227,14 +365,25 @@ def test_their_target_objects_are_taken(resnet18: nn.Module) -> None:
     assert np.array_equal(cam(images, [ClassifierOutputSoftmaxTarget(c) for c in (3, 4)]), soft)
 
 
-def test_our_target_objects_score_as_theirs() -> None:
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("ClassifierOutputTarget", (2,)),
+        ("ClassifierOutputSoftmaxTarget", (2,)),
+        ("ClassifierOutputReST", (2,)),
+        ("BinaryClassifierOutputTarget", (1,)),
+        ("BinaryClassifierOutputTarget", (0,)),
+        ("SoftmaxOutputTarget", ()),
+        ("RawScoresOutputTarget", ()),
+        ("FinerWeightedTarget", (2, [0, 5], 0.6)),
+    ],
+    ids=str,
+)
+def test_our_target_objects_score_as_theirs(name: str, given: tuple[Any, ...]) -> None:
     logits = torch.randn(4, 6)
-    for ours, theirs in [
-        (model_targets.ClassifierOutputTarget, ClassifierOutputTarget),
-        (model_targets.ClassifierOutputSoftmaxTarget, ClassifierOutputSoftmaxTarget),
-    ]:
-        torch.testing.assert_close(ours(2)(logits), theirs(2)(logits))
-        torch.testing.assert_close(ours(2)(logits[1]), theirs(2)(logits[1]))
+    ours, theirs = getattr(model_targets, name)(*given), getattr(their_model_targets, name)(*given)
+    for output in (logits, logits[1]):
+        torch.testing.assert_close(ours(output), theirs(output))
 
 
 def test_the_model_is_left_as_it_was() -> None:
@@ -249,16 +398,17 @@ def test_the_model_is_left_as_it_was() -> None:
 @pytest.mark.parametrize(
     ("error", "match", "targets"),
     [
-        (TypeError, r"targets: an object of function given.*ClassifierOutputTarget", [lambda output: output.sum()] * 2),
-        (TypeError, r"BinaryClassifierOutputTarget given", [BinaryClassifierOutputTarget(1)] * 2),
-        (TypeError, r"SemanticSegmentationTarget given", [SemanticSegmentationTarget(1, np.ones((2, 2)))] * 2),
+        (TypeError, r"targets: an object of int given", [1, 2]),
+        (TypeError, r"targets: <lambda> returned float", [lambda output: 1.0] * 2),
+        (ValueError, r"RawScoresOutputTarget returned a tensor of shape \(5,\)", [RawScoresOutputTarget()] * 2),
+        (ValueError, r"targets: values without gradient", [lambda output: output.detach().sum()] * 2),
         (ValueError, r"targets: 1 given for 2 image", [ClassifierOutputTarget(1)]),
         (ValueError, r"targets: 0 given for 2 image", []),
-        (ValueError, r"different kinds", [ClassifierOutputTarget(1), ClassifierOutputSoftmaxTarget(1)]),
         (TypeError, r"targets: int given", 3),
         (ValueError, r"class 5 given, 0 to 4", [ClassifierOutputTarget(5)] * 2),
+        (ValueError, r"NaN or infinite", [lambda output: output.sum() / 0] * 2),
     ],
-    ids=["callable", "binary", "mask", "too_few", "none", "mixed", "number", "class"],
+    ids=["numbers", "float", "vector", "constant", "too_few", "none", "number", "class", "infinite"],
 )
 def test_bad_targets(error: type[Exception], match: str, targets: Any, small: nn.Module) -> None:
     with grad_cam.GradCAM(small, [small.features]) as cam, pytest.raises(error, match=match):
@@ -272,7 +422,7 @@ def test_bad_settings(small: nn.Module) -> None:
         ("target_layers: an empty list", lambda: grad_cam.LayerCAM(small, [])),
         ("ratio_channels_to_ablate: 0.5", lambda: grad_cam.AblationCAM(small, layers, ratio_channels_to_ablate=0.5)),
         ("ablation_layer", lambda: grad_cam.AblationCAM(small, layers, ablation_layer=nn.Identity())),
-        ("eigen_smooth: True", lambda: grad_cam.GradCAM(small, layers)(random_images(1, 12), eigen_smooth=True)),
+        ("eigen_smooth: True", lambda: grad_cam.FullGrad(small, [])(random_images(1, 12), eigen_smooth=True)),
         ("no module of the model", lambda: grad_cam.GradCAM(small, [nn.ReLU()])(random_images(1, 12))),
     ]:
         with pytest.raises(ValueError, match=match):

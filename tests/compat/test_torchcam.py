@@ -189,6 +189,46 @@ def test_score_cam_differs_by_where_masks_are_normalised(monkeypatch: pytest.Mon
     assert_same(*both("ScoreCAM", model, "features.4", images))
 
 
+TARGETS = {
+    "shared": lambda output: output[0] ** 2,
+    "of_each": [lambda output: output[4] * output[2], lambda output: output.softmax(0)[1:2]],
+}
+
+
+@pytest.mark.parametrize("targets", TARGETS.values(), ids=TARGETS)
+@pytest.mark.parametrize("name", ["GradCAM", "XGradCAM", "LayerCAM", "ScoreCAM", "SSCAM", "ISCAM"])
+def test_targets_that_are_functions_of_the_output(name: str, targets: Any, small: nn.Module) -> None:
+    settings = {"SSCAM": {"num_samples": 2, "std": 1e-9}, "ISCAM": {"num_samples": 3}}.get(name, {})
+    script = """
+        from PACKAGE import methods
+        with getattr(methods, name)(model, layers, **settings) as extractor:
+            out = model(images)
+            maps = extractor(targets=targets, scores=out)
+            out = model(images)
+            raw = extractor.compute_cams(None, out, False, targets=targets)
+            out = model(images)
+            of_classes = extractor([1, 3], out)
+    """
+    # Nothing is upsampled here, which is where score methods differ.
+    given = {"model": small, "layers": ["features.3", "features"], "images": random_images(2, 12), "name": name}
+    theirs, ours = (run(script, package, **given, targets=targets, settings=settings) for package in (THEIRS, OURS))
+    for kind in ("maps", "raw"):
+        for found, expected in zip(ours[kind], theirs[kind], strict=True):
+            assert found.shape == expected.shape == (2, 12, 12)
+            assert expected.amax((1, 2)).min() > 0
+            assert (found - expected).abs().max() < TOLERANCE * expected.abs().max()
+    assert any((a - b).abs().max() > 1e-3 for a, b in zip(ours["maps"], ours["of_classes"], strict=True))
+
+
+def test_noisy_copies_keep_their_targets(small: nn.Module) -> None:
+    images, kept = random_images(2, 12), {"num_samples": 3, "std": 1e-9}
+    with methods.SmoothGradCAMpp(small, "features.3", **kept) as extractor:
+        small(images)
+        found = extractor(targets=[lambda output: output[1], lambda output: output[3]])[0]
+        torch.testing.assert_close(found, extractor([1, 3])[0], rtol=1e-4, atol=1e-5)
+        assert (found - extractor([3, 1])[0]).abs().max() > 0.01
+
+
 # -- how images are remembered
 
 
@@ -267,6 +307,10 @@ def wrong(extractor: methods.Extractor, model: nn.Module) -> dict[str, tuple[typ
         model(images)
         return extractor(*arguments, **named)
 
+    def of_classes_alone() -> Any:
+        with methods.CAM(model, "features") as cam:
+            return cam(targets=torch.sum)
+
     two = random_images(2, 12)
     return {
         "no images": (RuntimeError, "no images to explain", lambda: extractor(0)),
@@ -274,7 +318,10 @@ def wrong(extractor: methods.Extractor, model: nn.Module) -> dict[str, tuple[typ
         "class": (ValueError, "class 5 given, 0 to 4", lambda: after(two, 5)),
         "negative": (ValueError, "class -1 given", lambda: after(two, [-1, 0])),
         "too many": (ValueError, r"shape \(3,\) given for 2 image", lambda: after(two, [1, 2, 3])),
-        "targets": (ValueError, "targets: given", lambda: after(two, targets=lambda output: output[0])),
+        "no target": (ValueError, "targets: 0 given for 2 image", lambda: after(two, targets=[])),
+        "target": (TypeError, "targets: list given, a callable", lambda: after(two, targets=[1, 2])),
+        "both": (ValueError, "targets: given beside class_idx", lambda: after(two, 0, targets=torch.sum)),
+        "cam": (ValueError, "targets: given, but CAM explains classes alone", of_classes_alone),
         "name": (ValueError, "no module 'feature'; did you mean 'features'", lambda: methods.GradCAM(model, "feature")),
         "module": (ValueError, "ReLU given is no module", lambda: methods.GradCAM(model, nn.ReLU())),
         "number": (TypeError, "target_layer: int given", lambda: methods.GradCAM(model, [3])),

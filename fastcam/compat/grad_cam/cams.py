@@ -9,10 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fastcam.compat.grad_cam.utils.model_targets import PROBABILITY, resolve
+from fastcam.compat.grad_cam.utils.model_targets import resolve
 from fastcam.compat.methods import explains_images, raw_maps
-from fastcam.network.arguments import check_model
-from fastcam.network.cache import network_for
 from fastcam.ops.maps import upsample
 
 Maps = NDArray[np.float32]
@@ -34,6 +32,7 @@ class BaseCAM:
     """
 
     method: ClassVar[str]
+    _projected: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -62,37 +61,41 @@ class BaseCAM:
     ) -> Maps:
         """Maps (N, H, W) in [0, 1] of images (N, C, H, W).
 
-        targets: objects of `utils.model_targets` (or of pytorch-grad-cam's), one per image; None: the predicted
-        classes. aug_smooth: the mean over six versions of the images: flipped horizontally or not, times 0.9, 1, 1.1.
+        targets: one per image, objects of `utils.model_targets`, of pytorch-grad-cam's, or any callables from the
+        logits (classes,) of one image to one number; None: the predicted classes. aug_smooth: the mean over six
+        versions of the images: flipped horizontally or not, times 0.9, 1, 1.1. eigen_smooth: the first principal
+        component of the weighted channels in place of their sum, its sign as EigenCAM's. EigenCAM looks at no targets.
         Afterwards `outputs` holds the logits (N, classes).
         """
-        if eigen_smooth:
+        if eigen_smooth and explains_images(self.method):
             raise ValueError(
-                "eigen_smooth: True given, only False is valid: projections onto the first component are EigenCAM's"
+                f"eigen_smooth: True given, only False is valid for {type(self).__name__}: its map is no sum over a "
+                "layer's channels"
             )
         device = next((p.device for p in self.model.parameters()), input_tensor.device)
         images = input_tensor.to(device)
         if not aug_smooth:
-            return _to_numpy(self._maps(images, targets))
+            return _to_numpy(self._maps(images, targets, eigen_smooth))
         versions = [(flipped, factor) for flipped in (False, True) for factor in _FACTORS]
-        smooth = [_flip(self._maps(_flip(images, flipped) * factor, targets), flipped) for flipped, factor in versions]
+        smooth = [
+            _flip(self._maps(_flip(images, flipped) * factor, targets, eigen_smooth), flipped)
+            for flipped, factor in versions
+        ]
         return _to_numpy(torch.stack(smooth).mean(dim=0))
 
-    def _maps(self, images: Tensor, targets: Sequence[Any] | None) -> Tensor:
-        classes, score = resolve(targets, len(images))
+    def _maps(self, images: Tensor, targets: Sequence[Any] | None, projected: bool) -> Tensor:
+        chosen, view = resolve(targets, len(images))
         layers = None if explains_images(self.method) else self.target_layers
-        maps, found = raw_maps(
+        maps, self.outputs = raw_maps(
             self.model,
             images,
-            classes,
+            chosen,
             layers,
             method=self.method,
-            output=_probabilities if score == PROBABILITY else None,
+            view=view,
+            projected=projected or self._projected,
             options=self._options(),
         )
-        self.outputs = found.logits
-        if score == PROBABILITY:
-            self.outputs, _ = network_for(check_model(self.model), images).forward(images)
         size = (images.shape[2], images.shape[3])
         scaled = [upsample(_scale(m.clamp(min=0))[:, None], size)[:, 0] for m in maps]
         return _scale(torch.stack(scaled).mean(dim=0))
@@ -108,10 +111,6 @@ class BaseCAM:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         return None
-
-
-def _probabilities(output: Tensor) -> Tensor:
-    return output.softmax(dim=-1)
 
 
 def _scale(maps: Tensor) -> Tensor:
@@ -170,6 +169,13 @@ class EigenCAM(BaseCAM):
     method = "eigen_cam"
 
 
+class EigenGradCAM(BaseCAM):
+    """`fastcam.hires_cam` with the first principal component in place of the sum: `eigen_smooth` is always on."""
+
+    method = "hires_cam"
+    _projected = True
+
+
 class ScoreCAM(BaseCAM):
     """`fastcam.score_cam` with their weights: softmax over the channels of the target's score, no baseline.
 
@@ -195,7 +201,8 @@ class ScoreCAM(BaseCAM):
 class AblationCAM(BaseCAM):
     """`fastcam.ablation_cam`: (y - y without the channel) / y, a channel that is left out being 0.
 
-    Theirs sets it to the layer's least value less 1e7 where that value is not 0. All channels are ablated:
+    Theirs sets it to 0 only where that is the layer's least value, as behind a ReLU; else to the least value of its
+    batch less 1e7, which falls by as much with each channel of the batch. All channels are ablated:
     ratio_channels_to_ablate other than 1 and ablation layers of one's own are refused.
     """
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from fastcam.compat.methods import raw_maps
+from fastcam.compat.targets import Columns, Target
 from fastcam.network.arguments import check_model
 from fastcam.network.cache import network_for
 from fastcam.network.layers import find_layers
@@ -45,7 +46,7 @@ class Extractor:
     model in eval mode).
 
     What differs from theirs: scores may be left out, and their graph is neither needed nor freed, so that a call can
-    be repeated; `target_layer=None` is fastcam's last feature map; arbitrary callables as targets are refused.
+    be repeated; `target_layer=None` is fastcam's last feature map.
 
     Args:
         model: an image classifier.
@@ -56,6 +57,7 @@ class Extractor:
 
     method: ClassVar[str]
     _relu: ClassVar[bool | None] = None
+    _targets_supported: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -96,32 +98,50 @@ class Extractor:
         scores: Tensor | None = None,
         normalized: bool = True,
         *,
-        targets: Any = None,
+        targets: Target | Sequence[Target] | None = None,
     ) -> list[Tensor]:
         """Maps (N, h, w) of the images last run, one tensor per layer at its size, on the images' device.
 
         class_idx: a class for all images, or a list with one for each. scores: what the model returned; not needed.
         normalized: (m - min) / (max - min + 1e-8) per map; False gives raw maps.
+        targets: in place of class_idx, a callable from the logits (classes,) of one image to one number, or a list with
+        one for each image.
 
         Raises:
             RuntimeError: no images were run through the model since the extractor was made or reset.
-            ValueError, TypeError: classes that are not valid, targets other than None.
+            ValueError, TypeError: classes or targets that are not valid.
         """
-        if targets is not None:
-            raise ValueError("targets: given, but only None is valid; pass classes as class_idx")
-        if class_idx is None:
-            raise ValueError("class_idx: None given, a class or a list with one class per image is valid")
+        return self.compute_cams(class_idx, scores, normalized, targets=targets)
+
+    def compute_cams(
+        self,
+        class_idx: Classes | None = None,
+        scores: Tensor | None = None,
+        normalized: bool = True,
+        *,
+        targets: Target | Sequence[Target] | None = None,
+    ) -> list[Tensor]:
+        """The same as calling the extractor."""
+        if class_idx is None and targets is None:
+            raise ValueError("class_idx: None given, a class or a list with one class per image is valid, or targets")
+        if class_idx is not None and targets is not None:
+            raise ValueError("targets: given beside class_idx; one of the two is valid")
+        if targets is not None and not self._targets_supported:
+            raise ValueError(f"targets: given, but {type(self).__name__} explains classes alone: pass class_idx")
         if self._images is None:
             raise RuntimeError("no images to explain: run the model on them first, model(images), with hooks enabled")
-        return self.compute_cams(class_idx, scores, normalized)
-
-    def compute_cams(self, class_idx: Classes, scores: Tensor | None = None, normalized: bool = True) -> list[Tensor]:
-        """The same as calling the extractor."""
-        assert self._images is not None
+        columns = None if targets is None else Columns(_per_image(targets, len(self._images)))
         # Copies made in inference mode would bind whoever differentiates them.
         images = self._images.clone() if self._images.is_inference() else self._images
         maps, _ = raw_maps(
-            self.model, images, class_idx, self._layers, method=self.method, relu=self._relu, options=self._options()
+            self.model,
+            images,
+            class_idx if columns is None else columns.of_images,
+            self._layers,
+            method=self.method,
+            view=columns,
+            relu=self._relu,
+            options=self._options(),
         )
         return [_normalise(m) for m in maps] if normalized else maps
 
@@ -207,6 +227,16 @@ def _layers(model: nn.Module, given: TargetLayer) -> list[str] | None:
     return names
 
 
+def _per_image(targets: Target | Sequence[Target], images: int) -> list[Target]:
+    """A target for each image. Raises for what is none."""
+    given = [targets] * images if callable(targets) else targets
+    if not isinstance(given, list | tuple) or not all(callable(target) for target in given):
+        raise TypeError(f"targets: {type(targets).__name__} given, a callable or a list of callables is valid")
+    if len(given) != images:
+        raise ValueError(f"targets: {len(given)} given for {images} image(s); one per image is valid")
+    return list(given)
+
+
 def _normalise(maps: Tensor) -> Tensor:
     above = maps - maps.amin(dim=(1, 2), keepdim=True)
     return above / (above.amax(dim=(1, 2), keepdim=True) + _EPSILON)
@@ -221,6 +251,7 @@ class CAM(Extractor):
 
     method = "cam"
     _relu = False
+    _targets_supported = False
 
     def __init__(
         self,

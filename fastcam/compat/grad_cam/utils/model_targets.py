@@ -1,8 +1,12 @@
-"""What to explain: a class's logit or its probability."""
+"""What to explain: a number made of the model's output for one image."""
 
-from typing import SupportsInt
+from collections.abc import Sequence
+from typing import Any, SupportsInt
 
 from torch import Tensor
+
+from fastcam.compat.targets import Columns
+from fastcam.network.network import View
 
 
 class ClassifierOutputTarget:
@@ -27,40 +31,98 @@ class ClassifierOutputSoftmaxTarget:
         return model_output.softmax(dim=-1)[..., int(self.category)]
 
 
-LOGIT, PROBABILITY = "logit", "probability"
+class ClassifierOutputReST:
+    """The logit of a class plus the logarithm of its probability (arXiv 2501.06261)."""
 
-# By name, so that the same objects of pytorch-grad-cam itself are known without importing it.
-_KINDS = {"ClassifierOutputTarget": LOGIT, "ClassifierOutputSoftmaxTarget": PROBABILITY}
+    def __init__(self, category: SupportsInt) -> None:
+        self.category = category
+
+    def __call__(self, model_output: Tensor) -> Tensor:
+        """Logits (classes,) or (N, classes) -> (), or (N,)."""
+        return (model_output + model_output.log_softmax(dim=-1))[..., int(self.category)]
 
 
-def resolve(targets: object, images: int) -> tuple[list[int] | None, str]:
-    """The classes of target objects, one per image, or None; and whether logits or probabilities are explained.
+class BinaryClassifierOutputTarget:
+    """The output of a model of one number, for category 1; its negative for any other."""
+
+    def __init__(self, category: SupportsInt) -> None:
+        self.category = category
+
+    def __call__(self, model_output: Tensor) -> Tensor:
+        """Logits to as many."""
+        return model_output if int(self.category) == 1 else -model_output
+
+
+class SoftmaxOutputTarget:
+    """All probabilities: a target only where there is one class."""
+
+    def __call__(self, model_output: Tensor) -> Tensor:
+        """Logits to as many."""
+        return model_output.softmax(dim=-1)
+
+
+class RawScoresOutputTarget:
+    """All logits: a target only where there is one class."""
+
+    def __call__(self, model_output: Tensor) -> Tensor:
+        """Logits to as many."""
+        return model_output
+
+
+class FinerWeightedTarget:
+    """By how much a class's logit exceeds alpha times those of others, on average weighted by their probabilities."""
+
+    def __init__(self, main_category: int, comparison_categories: Sequence[int], alpha: float) -> None:
+        self.main_category = main_category
+        self.comparison_categories = comparison_categories
+        self.alpha = alpha
+
+    def __call__(self, model_output: Tensor) -> Tensor:
+        """Logits (classes,) or (N, classes) -> (), or (N,)."""
+        others = list(self.comparison_categories)
+        weights = model_output.softmax(dim=-1)[..., others]
+        margins = model_output[..., [self.main_category]] - self.alpha * model_output[..., others]
+        return (weights * margins).sum(dim=-1) / (weights.sum(dim=-1) + 1e-9)
+
+
+# By name, so that the same objects of pytorch-grad-cam itself are known without importing it. A subclass may compute
+# anything: it is a callable as any other.
+_LOGIT, _PROBABILITY = "ClassifierOutputTarget", "ClassifierOutputSoftmaxTarget"
+_HOMES = (__name__, "pytorch_grad_cam.utils.model_targets")
+
+
+def resolve(targets: object, images: int) -> tuple[list[int] | None, View | None]:
+    """What is explained of each image: a class (None: the predicted), or a column of a function of the logits.
 
     Raises:
-        TypeError: a target that is no object of the two kinds above: no class can be read from it.
-        ValueError: another number of targets than images, or both kinds in one call.
+        TypeError: targets that are no list, or one that cannot be called.
+        ValueError: another number of targets than images.
     """
     if targets is None:
-        return None, LOGIT
+        return None, None
     if not isinstance(targets, list | tuple):
         raise TypeError(
             f"targets: {type(targets).__name__} given, None or a list of target objects, one per image, is valid"
         )
     if len(targets) != images:
         raise ValueError(f"targets: {len(targets)} given for {images} image(s); one per image is valid")
-    kinds = {_kind(target) for target in targets}
-    if len(kinds) > 1:
-        raise ValueError(
-            f"targets: objects of different kinds given; only one of {', '.join(_KINDS)} in a call is valid"
-        )
-    return [int(target.category) for target in targets], kinds.pop()
+    if all(_is(_LOGIT, target) for target in targets):
+        return [int(target.category) for target in targets], None
+    if all(_is(_PROBABILITY, target) for target in targets):
+        return [int(target.category) for target in targets], _probabilities
+    for target in targets:
+        if not callable(target):
+            raise TypeError(
+                f"targets: an object of {type(target).__name__} given, callables from the output of one image to a "
+                "number are valid"
+            )
+    columns = Columns(targets)
+    return columns.of_images, columns
 
 
-def _kind(target: object) -> str:
-    for parent in type(target).__mro__:
-        if parent.__name__ in _KINDS:
-            return _KINDS[parent.__name__]
-    raise TypeError(
-        f"targets: an object of {type(target).__name__} given, which names no class; objects of "
-        f"{' and '.join(_KINDS)} are valid"
-    )
+def _is(name: str, target: Any) -> bool:
+    return type(target).__name__ == name and type(target).__module__ in _HOMES
+
+
+def _probabilities(logits: Tensor) -> Tensor:
+    return logits.softmax(dim=-1)
