@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -101,6 +102,7 @@ class Explainer:
             [self.map(c.method, part, images) for part in evidence.parts]
             for c, (evidence, _) in zip(self.chosen, found, strict=True)
         ]
+        self.check_maps(maps, checks)
         checks.settle()
         return {
             c.method.name: explanation(
@@ -144,6 +146,13 @@ class Explainer:
         network = self.network(images)
         found = find_layers(network.graph, self.model, [layer.name for layer in layers])
         return network, [layer.node for layer in found]
+
+    def check_maps(self, maps: Sequence[Sequence[Tensor]], checks: DeferredChecks) -> None:
+        """Note that each method's maps may hold no NaN: an overflow inside a network need not reach its logits."""
+        for c, of_method in zip(self.chosen, maps, strict=True):
+            explain = partial(overflow, self.settings.precision, f"its {c.method.name} maps")
+            for one in of_method:
+                checks.add_finite(one, explain)
 
     def map(self, method: Method, part: Weighted | Whole, images: Tensor) -> Tensor:
         """Maps (N, T, H, W) of a part of the evidence, as the settings have them."""
@@ -212,7 +221,7 @@ def explanation(
     )
 
 
-def overflow(precision: str | None) -> str:
-    """What to say of logits that are not finite."""
+def overflow(precision: str | None, what: str = "its logits") -> str:
+    """What to say of logits or maps that are not finite."""
     hint = "; float16 overflows beyond 65504: use bfloat16 or float32" if precision == "float16" else ""
-    return f"model: its logits for these images are NaN or infinite{hint}"
+    return f"model: {what} for these images are NaN or infinite{hint}"

@@ -98,6 +98,7 @@ class Ucag:
             [explainer.map(c.method, part, images) for part in parts]
             for c, parts in zip(explainer.chosen, folded, strict=True)
         ]
+        explainer.check_maps(maps, checks)
         checks.settle()
         confidences = found.confidences.transpose(1, 2)
         by_method = zip(explainer.chosen, folded, found.left_out, maps, found.layers, strict=True)

@@ -549,6 +549,24 @@ def test_weights_that_are_not_finite(method: str, name: str, value: float) -> No
         METHODS[method](broken, GOOD, 0)
 
 
+def test_an_overflow_that_never_reaches_the_logits() -> None:
+    """inf, then -inf, then 0 behind a ReLU."""
+    hidden = nn.Sequential(
+        nn.Conv2d(3, 2, 1), nn.ReLU(), nn.Conv2d(2, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
+    model = nn.Sequential(hidden, nn.Linear(2, 4)).eval()
+    with torch.no_grad():
+        hidden[0].weight.fill_(3e4)
+        hidden[2].weight.fill_(-1)
+    images = torch.ones(1, 3, 6, 6)
+    assert fastcam.grad_cam(model, images, 0, "0.1").isfinite().all()
+    message = "model: its grad_cam maps for these images are NaN or infinite; float16 overflows beyond 65504"
+    with pytest.raises(ValueError, match=message):
+        fastcam.grad_cam(model, images, 0, "0.1", precision="float16")
+    with pytest.raises(ValueError, match=message):
+        fastcam.ucag(model, images, 0, "0.1", method="grad_cam", crop=4, patches=2, scale=1, precision="float16")
+
+
 class Tokens(nn.Module):
     """A vision transformer in small: patches, attention over tokens with a class token, no feature map behind."""
 
