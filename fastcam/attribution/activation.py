@@ -35,9 +35,21 @@ CAM = Method(name="cam", family="activation", paper="Zhou et al. 2016", find=_ca
 
 
 def _eigen_cam(case: Case, layers: Sequence[Layer], _: Options) -> Evidence:
-    count = case.targets.shape[1]
-    parts = [Whole(_first_component(case.value(layer.node)).repeat(1, count, 1, 1)) for layer in layers]
+    count, parts = case.targets.shape[1], []
+    for layer in layers:
+        activation = case.value(layer.node)
+        # The decomposition raises an error of its own at a NaN: it is given none, and the call is told of it behind
+        # what is wrong with its images or logits.
+        case.checks.add_finite(activation, lambda name=layer.name: _not_finite(name))
+        parts.append(Whole(_first_component(activation.nan_to_num(0, 0, 0)).repeat(1, count, 1, 1)))
     return Evidence(case.logits, case.targets, parts)
+
+
+def _not_finite(name: str) -> str:
+    return (
+        f"model: layer {name!r} is NaN or infinite somewhere for these images, and eigen_cam's principal component is "
+        "of finite values; float16 overflows beyond 65504: use bfloat16 or float32"
+    )
 
 
 def _first_component(activation: Tensor) -> Tensor:
