@@ -115,7 +115,7 @@ def test_other_bad_arguments(method: str, model: nn.Module) -> None:
     check(method, model, TypeError, rf"colour: no option of {method}; layer, .* are valid", GOOD, 0, colour="jet")
 
 
-# A failing capture takes its time, and comes before any method's own work: the four of `test_bad_input`, and three more.
+# A failing capture takes its time, and comes before any method's own work: three more than `test_bad_input` has.
 @pytest.mark.parametrize("method", ["agf", "guided_backprop", "rise"])
 def test_models_that_no_method_explains(method: str) -> None:
     wrong: list[tuple[nn.Module, str]] = [
@@ -133,12 +133,19 @@ def test_models_that_no_method_explains(method: str) -> None:
         explain(method, lambda x: x, GOOD)  # type: ignore[arg-type]
 
 
-@EVERY_METHOD
-def test_nothing_changes(method: str) -> None:
-    model, images = build().train(), some_images()
-    model.block.bn1.eval()  # flags differ from module to module
+@pytest.fixture(scope="module")
+def delicate() -> nn.Module:
+    """Flags that differ from module to module, a frozen parameter, a gradient that waits for its step."""
+    model = build(seed=1).train()
+    model.block.bn1.eval()
     model.stem.weight.requires_grad_(False)
     model.fc.weight.grad = torch.ones_like(model.fc.weight)
+    return model
+
+
+@EVERY_METHOD
+def test_nothing_changes(method: str, delicate: nn.Module) -> None:
+    model, images = delicate, some_images()
     given, calls = images.clone(), []
     handles = [
         model.block.register_forward_hook(lambda *_: calls.append("forward")),
