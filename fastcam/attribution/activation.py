@@ -1,6 +1,7 @@
 """Methods that need the activations of a forward pass, and baselines that need less."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -40,7 +41,7 @@ def _eigen_cam(case: Case, layers: Sequence[Layer], _: Options) -> Evidence:
         activation = case.value(layer.node)
         # The decomposition raises an error of its own at a NaN: it is given none, and the call is told of it behind
         # what is wrong with its images or logits.
-        case.checks.add_finite(activation, lambda name=layer.name: _not_finite(name))
+        case.checks.add_finite(activation, partial(_not_finite, layer.name))
         parts.append(Whole(_first_component(activation.nan_to_num(0, 0, 0)).repeat(1, count, 1, 1)))
     return Evidence(case.logits, case.targets, parts)
 
