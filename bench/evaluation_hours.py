@@ -130,10 +130,10 @@ class Cost:
 
 
 def cost_of(method: Method) -> Cost:
-    """The passes that `fastcam methods` tells; every channel counts as not 0."""
+    """The passes that `fastcam methods` tells for one class; every channel and group counts as not 0."""
     numbers = {name: float(value) for name, value in method.options.items() if type(value) in (int, float)}
     forwards, backwards = (
-        passes(text, {**numbers, "channels": CHANNELS}) for text in (method.forwards, method.backwards)
+        passes(text, {**numbers, "channels": CHANNELS, "targets": 1}) for text in (method.forwards, method.backwards)
     )
     area = 1.0
     if "times the side" in method.forwards:

@@ -14,7 +14,8 @@ node whose output j is a sum over inputs i, the contributions z_ij are written d
     product with a gate           the gate is held fixed, R passes to the other operand
     concatenation, slices, views  R goes where the value came from
 
-That is the z+ rule of the layers; ``tests.shares`` has the others, which stand in its place by ``rules``.
+That is the z+ rule of the layers; ``tests.shares`` has the others, which stand in its place by ``rules``, and
+``tests.attributing`` those that are not linear in R.
 
 The dense matrix is the operation applied to unit inputs. ``dense=False`` has the same rule for convolutions
 with two convolutions in place of the matrix, for networks whose matrices would not fit; a test holds it
@@ -118,23 +119,15 @@ def propagate(
 
     pixel_range: what the images' pixels lie between, for rules that ask; numbers or (C, 1, 1).
     """
-    tracer = _Tracer()
+    tracer = Tracer()
     graph = tracer.trace(model)
-    _undo_in_place(graph, dict(model.named_modules()))
-    with torch.no_grad():
-        tape = _Recorder(fx.GraphModule(model, graph))
-        tape.run(images)
-    output = next(node for node in graph.nodes if node.op == "output")
-    logits_node = output.args[0]
+    undo_in_place(graph, dict(model.named_modules()))
+    tape = record(model, graph, images)
+    logits_node = logits_of(graph)
     logits = tape.values[logits_node]
-    walk: _Backward = _Backward(tape, dense=dense)
+    walk: Backward = Backward(tape, dense=dense)
     if rules is not None:
-        ends = []
-        for end in pixel_range:
-            ends.append(_Recorder(fx.GraphModule(model, graph)))
-            with torch.no_grad():
-                ends[-1].run(torch.zeros_like(images) + torch.as_tensor(end, dtype=torch.float64))
-        walk = _ByRules(tape, rules, (ends[0].values, ends[1].values))
+        walk = _ByRules(tape, rules, values_at(pixel_range, model, graph, images))
     with torch.no_grad():
         walk.run(graph, logits_node, seed(logits, targets))
 
@@ -151,7 +144,27 @@ def propagate(
     return Propagation(logits, layers, layer(next(node for node in graph.nodes if node.op == "placeholder")))
 
 
-class _Tracer(fx.Tracer):
+def record(model: nn.Module, graph: fx.Graph, images: Tensor) -> Recorder:
+    """Every value of a forward pass, without gradient."""
+    tape = Recorder(fx.GraphModule(model, graph))
+    with torch.no_grad():
+        tape.run(images)
+    return tape
+
+
+def values_at(pixel_range: tuple[Any, Any], model: nn.Module, graph: fx.Graph, images: Tensor) -> tuple[Any, Any]:
+    """By node, what it makes of images of the least and of the largest pixels."""
+    low, high = (torch.zeros_like(images) + torch.as_tensor(end, dtype=torch.float64) for end in pixel_range)
+    return record(model, graph, low).values, record(model, graph, high).values
+
+
+def logits_of(graph: fx.Graph) -> Node:
+    output = next(node for node in graph.nodes if node.op == "output")
+    assert isinstance(output.args[0], Node)
+    return output.args[0]
+
+
+class Tracer(fx.Tracer):
     """Notes which node each module returned, per use, containers and user modules included."""
 
     def __init__(self) -> None:
@@ -165,7 +178,7 @@ class _Tracer(fx.Tracer):
         return result
 
 
-class _Recorder(fx.Interpreter):
+class Recorder(fx.Interpreter):
     """Keeps every node's value, safe from later in-place operations."""
 
     def __init__(self, module: fx.GraphModule) -> None:
@@ -190,7 +203,7 @@ class _Recorder(fx.Interpreter):
         return getattr(node.target, "__name__", str(node.target)) if node.op == "call_function" else node.op
 
 
-def _undo_in_place(graph: fx.Graph, modules: dict[str, nn.Module]) -> None:
+def undo_in_place(graph: fx.Graph, modules: dict[str, nn.Module]) -> None:
     """After ``relu_(x)`` the name x means the new value: let later readers of x read the result."""
     order = {node: i for i, node in enumerate(graph.nodes)}
     for node in graph.nodes:
@@ -208,10 +221,10 @@ def _undo_in_place(graph: fx.Graph, modules: dict[str, nn.Module]) -> None:
             node.args[0].replace_all_uses_with(node, lambda user, node=node: order[user] > order[node])
 
 
-class _Backward:
+class Backward:
     """R from node to node; ``relevance[node]`` is (T, *shape of the node's value)."""
 
-    def __init__(self, tape: _Recorder, *, dense: bool) -> None:
+    def __init__(self, tape: Recorder, *, dense: bool) -> None:
         self.tape, self.dense = tape, dense
         self.relevance: dict[Node, Any] = {}
 
@@ -225,6 +238,25 @@ class _Backward:
     def folds(self, layer: Node) -> bool:
         """Whether a layer is one with the batch norm behind it: its own output is nobody's value then."""
         return False
+
+    def is_first(self, layer: Node) -> bool:
+        """Whether no layer stands between this one and the images."""
+        before = {layer}
+        for other in reversed(layer.graph.nodes):
+            if before & set(other.users):
+                before.add(other)
+        return not any(self.is_layer(n) for n in before - {layer})
+
+    def is_last(self, layer: Node) -> bool:
+        """Whether no layer stands between this one and the logits."""
+        behind = {layer}
+        for other in layer.graph.nodes:
+            if behind & set(other.all_input_nodes):
+                behind.add(other)
+        return not any(self.is_layer(n) for n in behind - {layer})
+
+    def is_layer(self, node: Node) -> bool:
+        return self.tape.kind(node) in {"Conv2d", "Linear"}
 
     def send(self, node: Node, r: Any) -> None:
         if isinstance(self.tape.values[node], tuple | list):
@@ -358,10 +390,10 @@ class _Backward:
         return [(source, gather(places[source])) for source in sources]
 
 
-class _ByRules(_Backward):
+class _ByRules(Backward):
     """R from node to node, by the shares of ``rules`` through layers and batch norms."""
 
-    def __init__(self, tape: _Recorder, rules: Rules, ends: tuple[dict[Node, Any], dict[Node, Any]]) -> None:
+    def __init__(self, tape: Recorder, rules: Rules, ends: tuple[dict[Node, Any], dict[Node, Any]]) -> None:
         super().__init__(tape, dense=True)
         self.rules, self.ends = rules, ends
 
@@ -386,22 +418,12 @@ class _ByRules(_Backward):
         )
 
     def share(self, node: Node) -> Share:
-        rules, before = self.rules, {node}
-        behind = {node}
-        for other in node.graph.nodes:
-            if behind & set(other.all_input_nodes):
-                behind.add(other)
-        for other in reversed(node.graph.nodes):
-            if before & set(other.users):
-                before.add(other)
-        if rules.first is not None and not any(self.is_layer(n) for n in before - {node}):
+        rules = self.rules
+        if rules.first is not None and self.is_first(node):
             return rules.first
-        if rules.classifier is not None and not any(self.is_layer(n) for n in behind - {node}):
+        if rules.classifier is not None and self.is_last(node):
             return rules.classifier
         return rules.linear if self.tape.kind(node) == "Linear" else rules.convolution
-
-    def is_layer(self, node: Node) -> bool:
-        return self.tape.kind(node) in {"Conv2d", "Linear"}
 
     def through_layer(self, node: Node, r: Tensor) -> Tensor:
         module, x = self.tape.modules[str(node.target)], self.tape.values[node.args[0]]
@@ -467,7 +489,7 @@ def without_bias(module: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
     return lambda x, w: F.conv2d(x, w, None, module.stride, module.padding, module.dilation, module.groups)
 
 
-def max_pool_geometry(tape: _Recorder, node: Node) -> list[tuple[int, int]]:
+def max_pool_geometry(tape: Recorder, node: Node) -> list[tuple[int, int]]:
     """Kernel, stride, padding and dilation as pairs."""
     if node.op == "call_module":
         pool = tape.modules[str(node.target)]

@@ -105,7 +105,7 @@ ABS_CAM = Method(
     paper="Zeng et al. 2022",
     find=_abs_cam,
     relu=True,
-    forwards="1 + channels that are not 0",
+    forwards="1 + channels that are not 0; with mask='shared' 1 + channels x targets; with mask='joint' 1 + targets",
     backwards="1",
     leaves=the_layers,
     options={"mask": "channel", "batch_size": None},

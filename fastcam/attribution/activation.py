@@ -44,11 +44,14 @@ def first_component(activation: Tensor) -> Tensor:
     """Projections (N, 1, h, w) of the positions' channel vectors, centred, on their first principal component.
 
     X (hw, K) centred over positions = U S V^T; the projections X v_1 = s_1 u_1, from an eigenvector of the smaller of
-    X X^T (u_1, eigenvalue s_1^2) and X^T X (v_1), in float64, since both square the singular values.
+    X X^T (u_1, eigenvalue s_1^2) and X^T X (v_1), in float64, since both square the singular values. NaN for an image
+    with a value that is not finite.
     """
     wide = torch.promote_types(activation.dtype, torch.float32)
     x = activation.flatten(2).mT.to(torch.float64)
     energy = x.square().sum(dim=(1, 2))
+    # The decomposition would raise an error of its own.
+    x = x.nan_to_num(0, 0, 0)
     x = x - x.mean(dim=1, keepdim=True)
     positions, channels = x.shape[1:]
     if positions <= channels:
@@ -60,7 +63,8 @@ def first_component(activation: Tensor) -> Tensor:
     # What is left of a layer that is the same at all positions is rounding.
     flat = values[:, -1] <= flat_tolerance(wide) ** 2 * energy
     sign = torch.where(projected.amax(dim=1) < -projected.amin(dim=1), -1.0, 1.0)
-    projected = projected * torch.where(flat, 0, sign).unsqueeze(1)
+    scale = torch.where(energy.isfinite(), torch.where(flat, 0, sign), torch.nan)
+    projected = projected * scale.unsqueeze(1)
     maps: Tensor = projected.to(wide).view(-1, 1, *activation.shape[2:])
     return maps
 

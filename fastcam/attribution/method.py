@@ -68,7 +68,8 @@ class Method:
         explains the images and takes no layer.
     relu: maps are cut at 0 after upsampling.
     signed: maps of relevance; normalising divides by the largest magnitude, so that 0 stays 0.
-    forwards, backwards: cost per image, in passes through the model (backwards: through what lies behind the layer).
+    forwards, backwards: cost in passes through the model, for all `targets` of an image and for each of them
+        (backwards: through what lies behind the layer). A blank image's is one for all images of a call.
     options: the method's own keyword arguments and their defaults; check: raises ValueError for invalid ones.
     """
 

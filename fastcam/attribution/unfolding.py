@@ -31,6 +31,8 @@ _PIXELS = {"cpu": 8 * 224**2, "cuda": 128 * 224**2}
 
 # Numbers that folding may hold at a time beside its result: 256 MiB in float32.
 _MOST_FOLDED = 2**26
+# Pixels of an enlarged patch: 8192 x 8192. The model's own activations for one are many times that.
+_LARGEST = 2**26
 
 
 @dataclass(frozen=True)
@@ -116,12 +118,26 @@ class Ucag:
         return {name: replace(e, left_out={**e.left_out, **weights}) for name, e in explained.items()}
 
     def grid(self, height: int, width: int) -> Grid:
-        """Where the patches of images of that size lie. Raises ValueError for a crop that does not fit into them."""
+        """Where the patches of images of that size lie.
+
+        Raises ValueError for a crop that does not fit into them, and for patches too many or too large.
+        """
         crop = (_side(height), _side(width)) if self._crop is None else self._crop
         if crop[0] > height or crop[1] > width:
             raise ValueError(
                 f"crop: {crop[0]} x {crop[1]} pixels given, at most the images' {height} x {width} is valid; "
                 "None takes 124/224 of each side"
+            )
+        if self._patches > max(height, width):
+            raise ValueError(
+                f"patches: {self._patches} given, at most {max(height, width)} along each axis is valid for images of "
+                f"{height} x {width}, one for each pixel; choose fewer"
+            )
+        if (sides := [side * self._scale for side in crop])[0] * sides[1] > _LARGEST:
+            raise ValueError(
+                f"scale: {self._scale} given, which makes patches of {sides[0]:.0f} x {sides[1]:.0f} pixels; at most "
+                f"{_LARGEST} pixels are valid: choose a scale up to {math.sqrt(_LARGEST / (crop[0] * crop[1])):.3g} "
+                f"for crops of {crop[0]} x {crop[1]}, or a smaller crop"
             )
         tops, lefts = (
             ops.patch_offsets(height, crop[0], self._patches),

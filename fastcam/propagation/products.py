@@ -61,9 +61,24 @@ def kept_output(call: Call, y: Tensor) -> Tensor | None:
     return y.clone() if call.form is Form.G else None
 
 
-def relevance_of(signal: Tensor, y: Tensor | None) -> Tensor:
-    """R of a layer's output, from a signal in either form."""
-    return wide(signal if y is None else signal * y)
+def relevance_of(signal: Tensor, y: Tensor | None, passed: Tensor | None = None) -> Tensor:
+    """R of a layer's output, from a signal in either form; passed: of `passed_norm`."""
+    relevance = wide(signal if y is None else signal * y)
+    return relevance if passed is None else relevance * passed
+
+
+def passed_norm(call: Call, own: Tensor) -> Tensor | None:
+    """1 where the batch norm folded into a layer passes relevance, else 0; None where no batch norm is folded in.
+
+    A batch norm passes none to an input of 0, and must not when it is folded in either: what is folded depends on the
+    layers that a call asks for. own: what the layer itself makes, without its bias.
+    """
+    unit = layer_unit(call)
+    if unit.norm is None:
+        return None
+    if unit.bias is not None:
+        own = own + wide(call.network.weights.value(unit.bias)).view(-1, *[1] * (own.dim() - 2))
+    return (own != 0).to(own.dtype)
 
 
 def keep_total(sent: Tensor, received: Tensor) -> Tensor:

@@ -31,6 +31,7 @@ from fastcam.propagation.products import (
     keep_total,
     kept_output,
     layer_unit,
+    passed_norm,
     relevance_of,
     signed_weights,
     wide,
@@ -54,10 +55,11 @@ def relative(call: Call, values: Values) -> tuple[Tensor, Pullback]:
     inhibitors = sum(-product(unit, x, other) for x, _, other in sides)
     assert isinstance(activators, Tensor)
     assert isinstance(inhibitors, Tensor)
+    passed = passed_norm(call, activators - inhibitors)
     by_activators, by_inhibitors, by_both = map(inverse, (activators, inhibitors, activators + inhibitors))
 
     def pullback(signal: Tensor) -> list[Signal]:
-        relevance = relevance_of(signal, kept)
+        relevance = relevance_of(signal, kept, passed)
         up = relevance.clamp(min=0) * by_activators
         down = relevance.clamp(max=0) * by_inhibitors + relevance * by_both
         sent = sum(x * (adjoint(unit, up, same, x) - adjoint(unit, down, other, x)) for x, same, other in sides)

@@ -30,11 +30,14 @@ from fastcam.propagation.products import (
     keep_total,
     kept_output,
     layer_unit,
+    passed_norm,
     relevance_of,
+    weight,
     wide,
 )
 from fastcam.propagation.rule import Call, Pullback, Rule, Signal, always_r, layer_input
 from fastcam.propagation.sums import BY_POSITIVE_PART, WithSums
+from fastcam.propagation.transposed import product
 
 
 def sectional(call: Call, values: Values) -> tuple[Tensor, Pullback]:
@@ -42,10 +45,12 @@ def sectional(call: Call, values: Values) -> tuple[Tensor, Pullback]:
     unit = layer_unit(call)
     y = evaluate(call.step, values, call.network.weights)
     kept = kept_output(call, y)
-    x = wide(values[unit.input]).clamp(min=0)
+    given = wide(values[unit.input])
+    passed = passed_norm(call, product(unit, given, weight(call))) if unit.norm is not None else None
+    x = given.clamp(min=0)
 
     def pullback(signal: Tensor) -> list[Signal]:
-        relevance = relevance_of(signal, kept)
+        relevance = relevance_of(signal, kept, passed)
         above, below = (_redistributed(unit, x, side) for side in (relevance.clamp(min=0), -relevance.clamp(max=0)))
         difference = above - below
         if shape(unit.weight)[2:] != (1, 1):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -268,6 +269,26 @@ def test_bad_options_of_score_cam(model: nn.Module) -> None:
     check("score_cam", model, r"weights.*none.*softmax", GOOD, 0, weights="none")
     check("score_cam", model, r"batch_size.*0", GOOD, 0, batch_size=0)
     check("score_cam", model, r"batch_size.*-3", GOOD, 0, batch_size=-3)
+
+
+@pytest.mark.parametrize("method", [["grad_cam", "grad_cam"], ["cam", "grad_cam", "cam"], []], ids=len)
+def test_a_repeated_method(method: list[str], model: nn.Module) -> None:
+    # Results are a dict by name: two of a name would be one.
+    told = rf"method: {re.escape(repr(method))} given, a name or a list of different names is valid"
+    before = snapshot(model)
+    for call in (
+        lambda: fastcam.explain(model, GOOD, 0, method=method),
+        lambda: fastcam.ucag(model, GOOD, 0, method=method),
+        lambda: fastcam.Explainer(model, method=method),
+    ):
+        with pytest.raises(ValueError, match=told):
+            call()
+    assert_unchanged(model, before)
+
+
+@pytest.mark.parametrize("value", ["yes", None, 2, [True], torch.ones(2)], ids=["str", "none", "int", "list", "tensor"])
+def test_bad_values_of_normalize(value: Any, model: nn.Module) -> None:
+    check("grad_cam", model, r"normalize: .* given, one of True, False is valid", GOOD, 0, normalize=value)
 
 
 def test_unknown_methods(model: nn.Module) -> None:

@@ -358,6 +358,69 @@ def test_signed_maps_are_divided_by_their_largest_magnitude(method: str) -> None
         assert scaled.min() == 0
 
 
+# -- the seeds against other classes, put together from one class at a time
+
+
+def one_class_each(name: str, layer: str | None) -> tuple[Tensor, Tensor]:
+    """The logits, and the map of relevance 1 at each class by itself, (N, classes, H, W)."""
+    model, images = exhibit(name)
+    every = [list(range(5))] * len(images)
+    found = fastcam.lrp(model, images, every, layer, normalize=False, size="layer", return_info=True, **RANGE["lrp"])
+    return found.logits, found.maps / found.logits[:, :, None, None]
+
+
+def mixed(weights: Tensor, maps: Tensor) -> Tensor:
+    """Maps (N, T, H, W) of seeds (N, T, classes)."""
+    return torch.einsum("ntc,nchw->nthw", weights, maps)
+
+
+SEVERAL_CLASSES = pytest.mark.parametrize(
+    ("name", "layer"), [("dense_blocks", None), ("vgg_biases", "features.4")], ids=["images", "layer"]
+)
+
+
+@SEVERAL_CLASSES
+def test_sglrp_is_made_of_one_class_at_a_time(name: str, layer: str | None) -> None:
+    # On the way to the images of dense_blocks some is lost, of each class another part.
+    (logits, each), targets = one_class_each(name, layer), torch.tensor([[0, 3], [4, 1]])
+    p = logits.softmax(1)
+    one_hot = nn.functional.one_hot(targets, 5).double()
+    p_t = p.gather(1, targets)[:, :, None]
+    own, others = mixed(one_hot * p_t * (1 - p_t), each), mixed((1 - one_hot) * p_t * p[:, None], each)
+    expected = own - others * (own.sum((2, 3)) / others.sum((2, 3)))[:, :, None, None]
+    at = {"layer": layer, "size": "layer", "normalize": False}
+    found = fastcam.sglrp(*exhibit(name), targets, **at, **RANGE["sglrp"])
+    assert_as_near_as(found, expected, 1e-9)
+    # Equal sums taken from each other: what is for a class balances what is for the others.
+    assert (found.sum((2, 3)).abs() <= 1e-9 * found.abs().sum((2, 3))).all()
+    # As a seed of lrp, p_t's gradient by the logits: the same without making the sums equal.
+    plain = fastcam.lrp(*exhibit(name), targets, seed="sglrp", **at, **RANGE["lrp"])
+    assert_as_near_as(plain, own - others, 1e-9)
+
+
+@SEVERAL_CLASSES
+def test_clrp_is_made_of_one_class_at_a_time(name: str, layer: str | None) -> None:
+    (logits, each), targets = one_class_each(name, layer), torch.tensor([[0, 3], [4, 1]])
+    one_hot = nn.functional.one_hot(targets, 5).double()
+    own, others = (mixed(seed * logits.abs()[:, None], each) for seed in (one_hot, 1 - one_hot))
+    shares = [half / half.sum((2, 3), keepdim=True) for half in (own, others)]
+    at = {"layer": layer, "size": "layer"}
+    found = fastcam.clrp(*exhibit(name), targets, **at, normalize=False, **RANGE["clrp"])
+    assert_as_near_as(found, (shares[0] - shares[1]).clamp(min=0), 1e-9)
+    # As a seed of lrp: |z_t| shared by the other classes.
+    z = logits.gather(1, targets).abs()[:, :, None]
+    plain = fastcam.lrp(*exhibit(name), targets, seed="clrp", **at, normalize=False, **RANGE["lrp"])
+    assert_as_near_as(plain, mixed(z * (one_hot - (1 - one_hot) / 4), each), 1e-9)
+
+
+def assert_as_near_as(found: Tensor, expected: Tensor, tolerance: float) -> None:
+    """Of each map's largest magnitude."""
+    largest = expected.abs().amax((2, 3))
+    assert found.shape == expected.shape
+    assert (largest > 0).all()
+    assert ((found - expected).abs().amax((2, 3)) <= tolerance * largest).all()
+
+
 # -- the report of what was lost
 
 

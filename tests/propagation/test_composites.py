@@ -127,17 +127,30 @@ class Normalises(nn.Module):
         return self.inner(x * self.scale + self.shift)
 
 
-def test_the_box_behind_a_normalisation_is_that_of_its_results() -> None:
-    inner = randomise(nn.Sequential(conv(3, 4, bias=True), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))).double()
+# A pixel and its channel, whose sum with the shift is 0 (torch.rand draws 0.5 once in 2^24 times) or next to 0.
+CANCELLING = {"exactly": (0, 0.5), "nearly": (0, 0.5 + 2**-24), "nearly_upside_down": (1, 1 / 3)}
+
+
+@pytest.mark.parametrize(("channel", "pixel"), CANCELLING.values(), ids=CANCELLING)
+def test_the_box_behind_a_normalisation_is_that_of_its_results(channel: int, pixel: float) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        inner = randomise(nn.Sequential(conv(3, 4, bias=True), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))).double()
+        pixels = torch.rand(2, 3, 6, 6).double()
     outer = Normalises(inner).eval()
-    pixels = torch.rand(2, 3, 6, 6).double()
-    normalised = pixels * outer.scale + outer.shift
+    pixels[:, channel, 2, 3] = pixel
+    scaled = pixels * outer.scale
+    normalised = scaled + outer.shift
+    assert (normalised[:, channel, 2, 3].abs() < 1e-6).all()
     found = fastcam.relevance(outer, pixels, 0, "mul", pixel_range=(0, 1))
     ends = torch.stack([outer.shift, outer.scale + outer.shift]).flatten(1)
     box = (ends.amin(0).tolist(), ends.amax(0).tolist())
     inside = fastcam.relevance(inner, normalised, 0, "input", pixel_range=box)
-    # Relevance at x * scale: its share of the sum with the shift.
-    torch.testing.assert_close(found, inside * (pixels * outer.scale) / normalised, rtol=1e-9, atol=1e-12)
+    # z^B gives relevance to a value of 0 too,
+    assert (inside[:, channel, 2, 3] != 0).all()
+    # but of a sum of 0 its operands have no share. Relevance at x * scale: its share of the sum with the shift.
+    expected = torch.where(normalised == 0, 0.0, inside * scaled / normalised)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
 
 
 def test_the_default_box_is_imagenets() -> None:

@@ -51,8 +51,9 @@ def ucag(
         As `fastcam.explain`. `Ucag(model, ...)` holds the settings for many calls.
 
     Raises:
-        ValueError, TypeError: as `fastcam.explain`; also for patches below 1, a crop below 1 or larger than the
-            images, a scale that is not positive, patches of a size that the model does not take.
+        ValueError, TypeError: as `fastcam.explain`; also for patches below 1 or more than the images' larger side, a
+            crop below 1 or larger than the images, a scale that is not positive or makes patches of more than 2^26
+            pixels, patches of a size that the model does not take.
     """
     wrapped = Ucag(
         model,
