@@ -1,6 +1,7 @@
 """The grid pointing game: does a map of a class lie on that class's photo?
 
-    python -m bench.mosaics          # writes bench/results/mosaics.json; goes on where it was
+    python -m bench.mosaics             # measures every method anew; writes bench/results/mosaics.json after each
+    python -m bench.mosaics --resume    # measures only what the file does not hold
 
 Four photos that come with scikit-image are set into 2x2 mosaics, such that every photo stands in every quarter once.
 For each mosaic and each of the four classes, the share of the map's positive part that lies in that class's quarter is
@@ -10,12 +11,15 @@ taken; a map that knows nothing gets 0.25.
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+import typer
 from torch import Tensor, nn
 
 import fastcam
+from bench.machine import cpu_machine
+from fastcam.attribution import METHODS
 from fastcam.demo import CLASSES, LAST_LAYER, PHOTOS, photo_file
 from fastcam.models.loading import load_model
 from fastcam.photos import read_photo
@@ -51,7 +55,7 @@ def pointing(model: nn.Module, images: Tensor, method: str, options: Mapping[str
 
     empty: maps without positive evidence, of which no share is taken.
     """
-    layered = fastcam.attribution.METHODS[method].layer == "last"
+    layered = METHODS[method].layer == "last"
     settings = {"layer": LAST_LAYER if layered else None, "method": method, "normalize": False, **options}
     draws = [
         fastcam.explain(model, images, [list(CLASSES)] * len(images), **settings) for _ in range(DRAWS.get(method, 1))
@@ -76,21 +80,24 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
 DRAWS = {"random_cam": 128}
 
 
-def main() -> None:
-    """Measure the methods that the file does not hold yet; write it after each."""
+def main(resume: Annotated[bool, typer.Option(help="Measure only what the file does not hold.")] = False) -> None:
     model, images = embedded_mosaics()
-    found = json.loads(RESULTS.read_text(encoding="utf-8"))["methods"] if RESULTS.exists() else {}
+    setting = {
+        "model": "efficientnet_lite0",
+        "layer": LAST_LAYER,
+        "images": len(images),
+        "targets": len(CLASSES),
+        "machine": cpu_machine(("torch", "torchvision")),
+    }
+    found = json.loads(RESULTS.read_text(encoding="utf-8"))["methods"] if resume else {}
     slowest = ("rise", "extremal_perturbation")
-    for name in sorted(fastcam.attribution.METHODS, key=slowest.__contains__):
-        if name in found:
-            continue
+    for name in sorted(set(METHODS) - set(found), key=lambda name: (name in slowest, name)):
         options = OPTIONS.get(name, {})
         torch.manual_seed(0)
         found[name] = {"options": dict(options), **pointing(model, images, name, options)}
-        print(name, found[name], flush=True)
-        setting = {"model": "efficientnet_lite0", "layer": LAST_LAYER, "images": len(images), "targets": len(CLASSES)}
+        typer.echo(f"{name} {found[name]}")
         RESULTS.write_text(json.dumps({**setting, "methods": found}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

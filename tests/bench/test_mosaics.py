@@ -1,10 +1,13 @@
 """Maps of real weights lie on the photo of their class."""
 
+import json
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.mosaics import CLASSES, DRAWS, embedded_mosaics, mosaics, pointing, shares
+from bench.mosaics import CLASSES, DRAWS, RESULTS, embedded_mosaics, mosaics, pointing, shares
+from fastcam.attribution import METHODS
 
 
 @pytest.fixture(scope="module")
@@ -41,3 +44,11 @@ def test_baselines_know_nothing(
     torch.manual_seed(0)
     assert abs(pointing(*embedded, method, {})["mean"] - 0.25) < tolerance
     assert len(CLASSES) == 4
+
+
+def test_the_table_holds_every_method_and_what_is_asked_of_them() -> None:
+    found = json.loads(RESULTS.read_text(encoding="utf-8"))["methods"]
+    assert set(found) == set(METHODS)
+    assert min(found[name]["mean"] for name in ("relevance_cam", "score_cam", "grad_cam")) >= 0.65
+    for name in ("random_cam", "fake_cam"):
+        assert abs(found[name]["mean"] - 0.25) < 0.01

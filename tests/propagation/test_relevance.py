@@ -108,10 +108,15 @@ def test_targets_decide_the_shape(targets: Any, axes: int, model: nn.Module) -> 
     assert torch.equal(several[0], one)
 
 
-def test_several_targets_are_each_one_alone(model: nn.Module) -> None:
-    both = fastcam.relevance(model, GOOD, [[0, 1], [1, 0]])
+@pytest.mark.parametrize("first", ["zB", "flat", "w2", "z+"])
+@pytest.mark.parametrize("rule", RULES)
+def test_several_targets_are_each_one_alone(rule: str, first: str, model: nn.Module) -> None:
+    # With one target, signals take the memory of gates.
+    options = {"rule": rule, "first": first, "pixel_range": (-4, 4) if first == "zB" else None}
+    both = fastcam.relevance(model, GOOD, [[0, 1], [1, 0]], "input", **options)
     for t, alone in enumerate(([0, 1], [1, 0])):
-        torch.testing.assert_close(both[:, t], fastcam.relevance(model, GOOD, alone), rtol=1e-5, atol=1e-6)
+        one = fastcam.relevance(model, GOOD, alone, "input", **options)
+        torch.testing.assert_close(both[:, t], one, rtol=1e-5, atol=1e-6)
 
 
 def test_images_of_other_channels_need_a_range() -> None:
