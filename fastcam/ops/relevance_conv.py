@@ -96,7 +96,17 @@ def relevance_conv_backward_reference(
     signal: (T N, K, h, w), G_a or R_a, the targets outermost. gate: (N, K, h, w), from the forward pass.
     x: (N, C, H, W), needed with `negative` only. residual: (T N, C, H, W), added to G_x. size: [H, W].
     """
-    g = adjoint(gated(signal, gate), x, positive, negative, residual, size, stride, padding, dilation, groups)
+    operand = gated(signal, gate).to(positive.dtype)
+    geometry = (size, stride, padding, dilation, groups)
+    if negative is None and residual is not None and _is_spread(positive, stride, padding):
+        g = residual.to(gate.dtype, memory_format=torch.channels_last, copy=True)
+        g[:, :, :: stride[0], :: stride[1]].add_(_unspread(operand, positive, groups))
+        return g
+    g = _adjoint(operand, positive, *geometry).to(gate.dtype)
+    if negative is not None:
+        assert x is not None
+        g = split_by_sign(g, _adjoint(operand, negative, *geometry).to(gate.dtype), x)
+    g = g if residual is None else g.add_(residual)
     return g.contiguous(memory_format=torch.channels_last)
 
 
@@ -116,62 +126,17 @@ def relevance_conv_weights_reference(
 
     Arguments as of `relevance_conv_backward_reference`. float32, or float64 where the gate is.
     """
-    return adjoint_sums(gated(signal, gate), x, positive, negative, residual, stride, padding, dilation, groups)
-
-
-def adjoint(
-    s: Tensor,
-    x: Tensor | None,
-    positive: Tensor,
-    negative: Tensor | None,
-    residual: Tensor | None,
-    size: list[int],
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    groups: int,
-) -> Tensor:
-    """Return G_x (T N, C, H, W) for S = Q G (T N, K, h, w), in its dtype, as PyTorch's operators make it.
-
-    Other arguments as of `relevance_conv_backward_reference`.
-    """
-    operand = s.to(positive.dtype)
-    geometry = (size, stride, padding, dilation, groups)
-    if negative is None and residual is not None and _is_spread(positive, stride, padding):
-        g = residual.to(s.dtype, memory_format=torch.channels_last, copy=True)
-        g[:, :, :: stride[0], :: stride[1]].add_(_unspread(operand, positive, groups))
-        return g
-    g = _adjoint(operand, positive, *geometry).to(s.dtype)
-    if negative is not None:
-        assert x is not None
-        g = split_by_sign(g, _adjoint(operand, negative, *geometry).to(s.dtype), x)
-    return g if residual is None else g.add_(residual)
-
-
-def adjoint_sums(
-    s: Tensor,
-    x: Tensor,
-    positive: Tensor,
-    negative: Tensor | None,
-    residual: Tensor | None,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    groups: int,
-) -> Tensor:
-    """Return sum_xy x_k G_k (T N, C) for S = Q G (T N, K, h, w).
-
-    Other arguments as of `relevance_conv_backward_reference`. float32, or float64 where S is.
-    """
     if residual is None and _is_spread(positive, stride, padding):
         # What lies between the strides adds nothing to the sum.
         x, stride = x[:, :, :: stride[0], :: stride[1]], [1, 1]
     size = list(x.shape[2:])
-    g = adjoint(s, x, positive, negative, residual, size, stride, padding, dilation, groups)
+    g = relevance_conv_backward_reference(
+        signal, gate, x, positive, negative, residual, size, stride, padding, dilation, groups
+    )
     # x G, rounded as G was: a sum over positions evens it out, and float32 copies would be twice as large as both.
     g = g.view(-1, *x.shape)
     relevance = g.mul_(x) if g.dtype == x.dtype else g * x
-    return relevance.sum(dim=(3, 4), dtype=torch.promote_types(s.dtype, torch.float32)).flatten(0, 1)
+    return relevance.sum(dim=(3, 4), dtype=torch.promote_types(gate.dtype, torch.float32)).flatten(0, 1)
 
 
 def _adjoint(
@@ -209,10 +174,11 @@ def _unspread(s: Tensor, weight: Tensor, groups: int) -> Tensor:
 
 
 def gated(signal: Tensor, gate: Tensor) -> Tensor:
-    """S = Q G, formed in at least float32 and rounded once, to the gate's dtype."""
+    """S = Q G, formed in at least float32 and rounded once."""
     targets = signal.shape[0] // max(gate.shape[0], 1)
-    s = signal * gate if targets == 1 else (signal.view(targets, *gate.shape) * gate).flatten(0, 1)
-    return s.to(gate.dtype)
+    if targets == 1:
+        return signal * gate
+    return (signal.view(targets, *gate.shape) * gate).flatten(0, 1)
 
 
 def split_by_sign(above: Tensor, below: Tensor, x: Tensor) -> Tensor:

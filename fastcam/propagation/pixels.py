@@ -54,8 +54,7 @@ class Box:
         y = evaluate(call.step, values, weights)
         z = product(unit, from_low, positive) + product(unit, from_high, negative)
         q = gate(y, z, reciprocal=call.form is Form.R, dtype=gate_dtype(unit, x))
-        # Each writes into its gate.
-        above, below = way_back(unit, q, x, positive, None), way_back(unit, q.clone(), x, negative, None)
+        above, below = way_back(unit, q, x, positive, None), way_back(unit, q, x, negative, None)
 
         def pullback(signal: Tensor) -> list[Signal]:
             (up,), (down,) = above(signal), below(signal)

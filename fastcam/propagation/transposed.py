@@ -12,7 +12,6 @@ from fastcam import ops
 from fastcam.network.units import Unit
 from fastcam.ops.convolution import convolution
 from fastcam.ops.gate import signal_dtype
-from fastcam.ops.relevance_conv import adjoint, adjoint_sums, gated
 from fastcam.propagation.rule import Pullback, Signal
 
 
@@ -33,7 +32,6 @@ class Transposed(WayBack):
     """The way back through a convolution: G_x = conv_transpose(Q G, W+), and what the other readers of x sent.
 
     W+ stands for whatever weights a rule takes; with `negative`, W+ where x > 0 and W- where x < 0.
-    gate: Q, nobody else's: where PyTorch's operators serve, S = Q G takes its memory.
     x: kept where it is signed, else None.
     """
 
@@ -46,33 +44,30 @@ class Transposed(WayBack):
 
     def __call__(self, signal: Tensor, others: Tensor | None = None) -> list[Signal]:
         """G_x (T, N, ...) for signals (T, N, ...); others: (T, N, ...), in form G, added to it."""
-        flat, size = signal.flatten(0, 1), list(self.size)
-        rest = (self.x, self.positive, self.negative, _flat(others))
-        g: Tensor
-        if flat.is_cpu:
-            g = adjoint(self._gated(flat), *rest, size, *self.geometry)
-        else:
-            g = ops.relevance_conv_backward(flat, self.gate, *rest, size, *self.geometry)
+        g: Tensor = ops.relevance_conv_backward(
+            signal.flatten(0, 1),
+            self.gate,
+            self.x,
+            self.positive,
+            self.negative,
+            None if others is None else others.flatten(0, 1),
+            list(self.size),
+            *self.geometry,
+        )
         return [Signal(g.view(*signal.shape[:2], *g.shape[1:]), fresh=True)]
 
     def channel_sums(self, signal: Tensor, x: Tensor, others: Tensor | None = None) -> Tensor:
         """sum_xy x G_x (T, N, C), where nothing else is wanted of G_x: it need not be written."""
-        flat, rest = signal.flatten(0, 1), (x, self.positive, self.negative, _flat(others))
-        if flat.is_cpu:
-            sums = adjoint_sums(self._gated(flat), *rest, *self.geometry)
-        else:
-            sums = ops.relevance_conv_weights(flat, self.gate, *rest, *self.geometry)
+        sums: Tensor = ops.relevance_conv_weights(
+            signal.flatten(0, 1),
+            self.gate,
+            x,
+            self.positive,
+            self.negative,
+            None if others is None else others.flatten(0, 1),
+            *self.geometry,
+        )
         return sums.view(*signal.shape[:2], -1)
-
-    def _gated(self, signal: Tensor) -> Tensor:
-        """S = Q G. New memory comes from a CPU's system page by page, and would cost twice the multiplication."""
-        if signal.shape == self.gate.shape and signal.dtype == self.gate.dtype:
-            return self.gate.mul_(signal)
-        return gated(signal, self.gate)
-
-
-def _flat(signal: Tensor | None) -> Tensor | None:
-    return None if signal is None else signal.flatten(0, 1)
 
 
 @dataclass(frozen=True, eq=False)

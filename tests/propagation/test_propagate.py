@@ -8,16 +8,15 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, fx
-from torch.nn.functional import conv_transpose2d
 
 import fastcam
+from fastcam import ops
 from fastcam.network.cache import network_for
 from fastcam.network.graph import Graph
 from fastcam.network.layers import find_layers
 from fastcam.network.network import Network
 from fastcam.network.plan import Step, Values, run
 from fastcam.ops.seeds import SEEDS
-from fastcam.propagation import transposed
 from fastcam.propagation.composites import Composite, composite
 from fastcam.propagation.propagate import Seed, find_route, propagate
 from fastcam.propagation.rule import Call, Form, Pullback, Rule, Signal
@@ -62,22 +61,22 @@ def test_what_is_sent_to_the_last_layer_is_summed_and_not_written(monkeypatch: p
     network, images, targets = captured("residual_downsample")
     first, second = (layer("residual_downsample", network, f"block{i}") for i in (1, 2))
     calls: list[Any] = []
-    for name in ("adjoint", "adjoint_sums"):
-        operator = getattr(transposed, name)
+    for name in ("relevance_conv_backward", "relevance_conv_weights"):
+        operator = getattr(ops, name)
 
         def spy(*arguments: Any, name: str = name, operator: Any = operator) -> Tensor:
             result: Tensor = operator(*arguments)
             calls.append((name, tuple(result.shape)))
             return result
 
-        monkeypatch.setattr(transposed, name, spy)
+        monkeypatch.setattr(ops, name, spy)
     route = find_route(network, [first, second])
     _, values, found = propagate(network, route, images, [first, second], lambda _: targets, "clrp")
     by_name = {name: [shape for called, shape in calls if called == name] for name, _ in calls}
     sent = targets.shape[1] * images.shape[0]
     # Two convolutions of the second block read the first block's result: one of its main way, one of its shortcut.
-    assert by_name["adjoint_sums"] == [(sent, values[first].shape[1])] * 2
-    assert (sent, *values[first].shape[1:]) not in by_name["adjoint"]
+    assert by_name["relevance_conv_weights"] == [(sent, values[first].shape[1])] * 2
+    assert (sent, *values[first].shape[1:]) not in by_name["relevance_conv_backward"]
     _, _, maps = propagate(network, route, images, [first, second], lambda _: targets, "clrp", read)
     for sums, relevance in zip(found, maps, strict=True):
         near(sums, relevance.sum(dim=(3, 4)))
@@ -205,15 +204,3 @@ def test_sums_over_positions_are_those_of_the_relevance(name: str, rule: str) ->
             for reader in (read, None)
         )
         near(sums, whole.sum((3, 4)))
-
-
-@pytest.mark.parametrize("targets", [1, 2])
-def test_a_gated_signal_takes_the_gates_memory(targets: int) -> None:
-    gate, signal = torch.rand(2, 3, 4, 4), torch.randn(targets, 2, 3, 4, 4)
-    weight, geometry = torch.rand(3, 5, 3, 3), ([1, 1], [1, 1], [1, 1], 1)
-    expected = conv_transpose2d((signal * gate).flatten(0, 1), weight, padding=1).view(targets, 2, 5, 4, 4)
-    given, before = signal.clone(), gate.clone()
-    (sent,) = transposed.Transposed(gate, None, weight, None, (4, 4), geometry)(signal)
-    torch.testing.assert_close(sent.tensor, expected)
-    assert torch.equal(signal, given)
-    assert torch.equal(gate, before * signal[0] if targets == 1 else before)

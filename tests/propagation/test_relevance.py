@@ -111,7 +111,6 @@ def test_targets_decide_the_shape(targets: Any, axes: int, model: nn.Module) -> 
 @pytest.mark.parametrize("first", ["zB", "flat", "w2", "z+"])
 @pytest.mark.parametrize("rule", RULES)
 def test_several_targets_are_each_one_alone(rule: str, first: str, model: nn.Module) -> None:
-    # With one target, signals take the memory of gates.
     options = {"rule": rule, "first": first, "pixel_range": (-4, 4) if first == "zB" else None}
     both = fastcam.relevance(model, GOOD, [[0, 1], [1, 0]], "input", **options)
     for t, alone in enumerate(([0, 1], [1, 0])):
