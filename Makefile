@@ -34,6 +34,7 @@ bench: .venv/bench.stamp
 
 bench-methods: .venv/bench.stamp
 	$(BIN)/pytest bench/test_methods_cpu.py $(MEASURED)/methods.json
+	$(BIN)/pytest bench/test_lrp_cpu.py $(MEASURED)/lrp.json
 	$(BIN)/python -m bench.mosaics
 
 bench-metrics: .venv/bench.stamp

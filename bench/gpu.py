@@ -2,14 +2,17 @@
 
     PYTHONPATH=.:kernels python -m bench.gpu --output results.json [--parts tests,ceilings,memory,relevance]
 
-Parts: first the GPU tests: if one fails, nothing is measured. Then the two ceilings, copy bandwidth and bfloat16
-matrix products; the memory-bound operators; the z+ convolutions over the layers of three networks; whole explanations
-by the first four methods; some methods of every other family. Each finished row is written at once, and a part that
-the output file holds whole is not run again: an interrupted run goes on where it was.
+Parts: first the GPU tests, file by file: if one fails, nothing is measured. Then the two ceilings, copy bandwidth and
+bfloat16 matrix products; the memory-bound operators; the z+ convolutions over the layers of three networks; whole
+explanations by the first four methods; some methods of every other family. Each finished file of tests and each
+finished row is written at once, and what the output file holds is not run again: an interrupted run goes on where it
+was.
 """
 
 import argparse
+import importlib.util
 import json
+import os
 import subprocess
 import sys
 import time
@@ -55,13 +58,27 @@ MEASUREMENTS: dict[str, Rows] = {
 PARTS = ("tests", "ceilings", *MEASUREMENTS)
 
 
-def run_tests() -> dict[str, Any]:
-    """Run the GPU tests; raise SystemExit if they are not green."""
-    started = time.time()
-    code = subprocess.run([sys.executable, "-m", "pytest", "-q", "tests/gpu"], check=False).returncode
-    if code != 0:
-        raise SystemExit(f"the GPU tests ended with {code}: nothing is measured")
-    return {"passed": True, "seconds": time.time() - started}
+TESTS = Path(__file__).parent.parent / "tests" / "gpu"
+
+
+def run_tests(passed: dict[str, float], keep: Callable[[dict[str, float]], None]) -> None:
+    """Run the files of GPU tests that have not passed, and keep the seconds of each; SystemExit if one is not green."""
+    for file in sorted(TESTS.glob("test_*.py")):
+        if file.name in passed:
+            continue
+        started = time.time()
+        code = subprocess.run([sys.executable, "-m", "pytest", "-q", *_spread(), str(file)], check=False).returncode
+        if code != 0:
+            raise SystemExit(f"{file.name} ended with {code}: nothing is measured")
+        passed[file.name] = time.time() - started
+        keep(passed)
+
+
+def _spread() -> list[str]:
+    """Options for as many processes as there are cores for: most of the tests' time is Triton's compiler's."""
+    if importlib.util.find_spec("xdist") is None:
+        return []
+    return ["--numprocesses", str(max((os.cpu_count() or 1) * 3 // 4, 1)), "--dist", "worksteal"]
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -96,8 +113,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if changed:
         raise SystemExit(f"{options.output} was begun with another {', '.join(changed)}: choose another --output")
     keep("machine", before)
-    if "tests" in options.parts and "tests" not in results:
-        keep("tests", run_tests())
+    if "tests" in options.parts:
+        run_tests(results.get("tests", {}), lambda passed: keep("tests", passed))
     if "ceilings" not in results and set(options.parts) - {"tests"}:
         keep("ceilings", ceilings())
     for part, rows_of in MEASUREMENTS.items():

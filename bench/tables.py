@@ -26,12 +26,8 @@ def cpu_tables(results: dict[str, Any]) -> str:
 
 
 def methods_table(results: dict[str, Any], what: str = "method") -> str:
-    """One row per method: seconds of fastcam and of the fastest peer on its faster layout, for each model.
-
-    Comparisons on a model that stands alone, since not all peers take the others, have tables of their own.
-    """
-    alone = [row for row in results["benchmarks"] if row.get("alone")]
-    rows = [row for row in results["benchmarks"] if not row.get("alone")]
+    """One row per method: seconds of fastcam and of the fastest peer on its faster layout, for each model."""
+    rows = results["benchmarks"]
     names = list(dict.fromkeys(row["model"] for row in rows))
     lines = [
         f"{_machine(results)} {rows[0]['threads']} threads, float32. Medians in seconds of interleaved rounds; the "
@@ -51,10 +47,7 @@ def methods_table(results: dict[str, Any], what: str = "method") -> str:
             cells += [f"{own['median']:.3f}", f"{peer} {peers[peer]['median']:.3f}", f"{ratios[-1]:.2f}"]
         batch = next(row["batch"] for row in rows if row["method"] == method)
         lines.append(f"| {method} | {batch} | {' | '.join(cells)} |")
-    lines += ["", f"Median of the ratios: {median(ratios):.2f}; least: {min(ratios):.2f}."]
-    for row in alone:
-        lines += ["", *_table(row)[:-1]]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", f"Median of the ratios: {median(ratios):.2f}; least: {min(ratios):.2f}."]) + "\n"
 
 
 def metrics_table(results: dict[str, Any]) -> str:
@@ -284,6 +277,7 @@ DRAWN = {
     "score.json": cpu_tables,
     "memory.json": cpu_tables,
     "methods.json": methods_table,
+    "lrp.json": cpu_tables,
     "metrics.json": metrics_table,
     "mosaics.json": mosaics_table,
     "matrix.json": matrix_table,

@@ -5,16 +5,14 @@
 resnet18 and efficientnet_lite0, the last layer, batch 8 (1 for the score family), float32, random images. A method and
 its peers take turns in one process; each peer runs on the default and on the channels-last layout, under no_grad where
 it takes no gradients, the score family at the fastest of four batch sizes. zennit's rules are set once, before its
-calls are timed, and single rules on a model whose batch norms are merged beforehand.
-
-captum's LRP takes neither of the two networks: it has no rule for batch norms and ReLU6, none for additions that are no
-module, and refuses modules that are used twice, as the ReLUs of resnet18 are. vgg11 it takes; all three are compared
-there, in tables of their own. It has no alpha-beta rule but z+.
+calls are timed, and single rules on a model whose batch norms are merged beforehand. captum's LRP takes neither of the
+two networks: see `test_lrp_cpu`.
 """
 
 from __future__ import annotations
 
 import copy
+import gc
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -32,12 +30,11 @@ import zennit.core
 import zennit.rules
 import zennit.torchvision
 import zennit.types
-from captum.attr._utils.lrp_rules import Alpha1_Beta0_Rule, EpsilonRule, GammaRule, PropagationRule
 from pytest_benchmark.fixture import BenchmarkFixture
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from torchvision.models import resnet18, vgg11
+from torchvision.models import resnet18
 
 import fastcam
 from bench.compare import Variants, compare, fastest_batch
@@ -143,26 +140,6 @@ def merged(model: nn.Module) -> nn.Module:
     return model
 
 
-def captum_lrp(rule: type[PropagationRule]) -> Make:
-    """captum: a rule for each convolution and linear layer, set anew, since a call takes them away."""
-
-    def make(model: nn.Module, layer: str, x: Tensor, targets: list[int], batch: int) -> Callable[[], Any]:
-        layers = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
-        for module in model.modules():
-            if isinstance(module, nn.ReLU):
-                module.inplace = False
-        peer, chosen = captum.attr.LRP(model), torch.tensor(targets)
-
-        def run() -> Any:
-            for module in layers:
-                module.rule = rule()
-            return peer.attribute(x.clone().requires_grad_(), target=chosen)
-
-        return run
-
-    return make
-
-
 @dataclass(frozen=True)
 class Comparison:
     """A method's options here, and the peers that have it."""
@@ -179,7 +156,6 @@ RULES: dict[str, tuple[Callable[[], zennit.core.Hook], dict[str, Any]]] = {
     "gamma": (zennit.rules.Gamma, {"rule": "gamma"}),
     "alpha_beta": (lambda: zennit.rules.AlphaBeta(zero_params="bias"), {"rule": "alpha_beta"}),
 }
-CAPTUM: dict[str, type[PropagationRule]] = {"z+": Alpha1_Beta0_Rule, "epsilon": EpsilonRule, "gamma": GammaRule}
 BATCHED: dict[str, Comparison] = {
     "cam": Comparison({"torchcam": extractor("CAM", gradients=False)}),
     "grad_cam": Comparison(
@@ -239,8 +215,9 @@ def measure(
     images: int,
     rounds: int,
     warmups: int,
-    **setting: Any,
 ) -> None:
+    # What hooks hold of the models of the case before are cycles, and gigabytes.
+    gc.collect()
     name, model, layer = network
     method = case.partition(",")[0]
     x = torch.randn(images, 3, 224, 224, generator=torch.Generator().manual_seed(1)).clamp(-3, 3)
@@ -269,7 +246,6 @@ def measure(
         layer=layer if info.layer == "last" else "input",
         batch=images,
         precision="float32",
-        **setting,
     )
 
 
@@ -285,12 +261,3 @@ def test_score_method_against_peers(
     benchmark: BenchmarkFixture, network: tuple[str, nn.Module, str], case: str
 ) -> None:
     measure(benchmark, network, case, SCORED[case], images=1, rounds=1, warmups=0)
-
-
-@pytest.mark.parametrize("rule", CAPTUM)
-def test_lrp_against_captum(benchmark: BenchmarkFixture, rule: str) -> None:
-    torch.manual_seed(0)
-    make, options = RULES[rule]
-    comparison = Comparison({"captum": captum_lrp(CAPTUM[rule]), "zennit": single(make)}, options)
-    network = ("vgg11", vgg11(weights=None).eval(), "")
-    measure(benchmark, network, f"lrp, {rule}", comparison, images=8, rounds=5, warmups=1, alone=True)

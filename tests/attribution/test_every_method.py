@@ -79,7 +79,6 @@ def test_bad_images(method: str, model: nn.Module) -> None:
 
 def test_eigen_cam_takes_no_layer_that_is_not_finite() -> None:
     """The decomposition of one would raise an error of its own, and what follows the layer may hide it."""
-
     model = nn.Sequential(nn.Conv2d(3, 4, 3), Overflows(), nn.Sigmoid(), head(4)).eval()
     check(
         "eigen_cam", model, ValueError, "model: its eigen_cam maps for these images are NaN or infinite", GOOD, 0, "1"

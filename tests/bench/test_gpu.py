@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -57,6 +59,16 @@ def test_help_needs_no_gpu(capsys: pytest.CaptureFixture[str]) -> None:
         gpu.main(["--help"])
     assert stopped.value.code == 0
     assert "--parts" in capsys.readouterr().out
+
+
+def test_each_file_of_tests_is_kept_and_not_run_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("test_a.py", "test_b.py", "test_c.py"):
+        (tmp_path / name).write_text("def test() -> None:\n    assert '_c' not in __file__\n", encoding="utf-8")
+    monkeypatch.setattr(gpu, "TESTS", tmp_path)
+    kept: list[list[str]] = []
+    with pytest.raises(SystemExit, match=r"test_c\.py ended with 1: nothing is measured"):
+        gpu.run_tests({"test_a.py": 1.0}, lambda passed: kept.append(list(passed)))
+    assert kept == [["test_a.py", "test_b.py"]]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a device")

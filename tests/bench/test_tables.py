@@ -1,11 +1,9 @@
 """The README's figures are those of the file that it names."""
 
-import json
-
 import pytest
 
-from bench.interleave import interleave, summary
-from bench.tables import RESULTS, ROOT, methods_table, with_tables
+from bench.interleave import interleave
+from bench.tables import ROOT, with_tables
 
 
 def test_the_readme_shows_what_the_results_hold() -> None:
@@ -30,16 +28,3 @@ def test_the_ratio_is_that_within_a_round(monkeypatch: pytest.MonkeyPatch) -> No
     found = interleave({"a": lambda: None, "b": lambda: None}, yardstick="a", rounds=3, warmups=0)
     assert found["b"]["times_yardstick"] == 2.0
     assert found["b"]["median"] == 6.0
-
-
-def test_a_comparison_on_a_model_of_its_own_has_a_table_of_its_own() -> None:
-    results = json.loads((RESULTS / "methods.json").read_text(encoding="utf-8"))
-    without = methods_table(results)
-    seconds = {name: summary([value], [2.0]) for name, value in {"fastcam": 2.0, "captum": 3.0}.items()}
-    common = {"alone": True, "method": "lrp, epsilon", "yardstick": "fastcam", "seconds": seconds}
-    row = {**common, "model": "vgg11", "layer": "input", "batch": 8, "precision": "float32", "threads": 2}
-    results["benchmarks"].insert(0, row)
-    drawn = methods_table(results)
-    assert drawn.startswith(without)
-    assert "**lrp, epsilon: vgg11, input, batch 8, float32, 2 threads**" in drawn
-    assert "| captum | 3.000 | 3.000-3.000 | 1.50 | 1 |" in drawn

@@ -72,7 +72,8 @@ LEAST = {
     # The component of the largest singular value, by as much as that differs from the next.
     "eigen_cam": (0.9995, 0.995),
     # Scores are differences of probabilities.
-    **dict.fromkeys(("score_cam", "is_cam", "abs_cam", "rise"), (0.999, 0.99)),
+    "score_cam": (0.9999, 0.99),
+    **dict.fromkeys(("is_cam", "abs_cam", "rise"), (0.999, 0.99)),
     # Masks of one sample are mostly noise, and leave most channels scores that are nearly the same.
     "ss_cam": (0.999, 0.9),
     "group_cam": (0.995, 0.99),
