@@ -28,7 +28,7 @@ def machine() -> dict[str, Any]:
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     return {
         "gpu": torch.cuda.get_device_name(0),
-        "capability": torch.cuda.get_device_capability(0),
+        "capability": list(torch.cuda.get_device_capability(0)),
         "driver": driver,
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),

@@ -11,7 +11,7 @@ with if it exists: what it holds as good is not run again. The tests run a pairw
 import gc
 import json
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Annotated, Any
@@ -46,9 +46,15 @@ def main(
     }
     if output is not None and output.exists():
         before = json.loads(output.read_text(encoding="utf-8"))
-        if any(before[key] != found[key] for key in ("machine_info", "threads")):
-            raise typer.BadParameter(f"{output} was begun on another machine: choose another --output")
-        found["rows"] = [row for row in before["rows"] if not row["problems"]]
+        changed = [key for key in ("machine_info", "threads", "precisions") if before[key] != found[key]]
+        if changed:
+            raise typer.BadParameter(f"{output} was begun with other {', '.join(changed)}: choose another --output")
+        wanted = {
+            (model, method): narrow and method in PER_CHANNEL
+            for model in models.split(",")
+            for method in methods.split(",")
+        }
+        found["rows"] = [row for row in before["rows"] if not is_run_again(row, wanted)]
     failed = 0
     for name in models.split(","):
         for thinned in (False, True):
@@ -64,6 +70,12 @@ def main(
                     output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     typer.echo(f"{failed} pairs failed")
     raise typer.Exit(bool(failed))
+
+
+def is_run_again(row: Mapping[str, Any], wanted: Mapping[tuple[str, str], bool]) -> bool:
+    """Whether a row's pair is among those wanted, and was not good, or of another width."""
+    pair = row["model"], row["method"]
+    return pair in wanted and (bool(row["problems"]) or row["narrow"] is not wanted[pair])
 
 
 def rows(name: str, methods: Sequence[str], narrow: bool) -> Iterator[dict[str, Any]]:

@@ -1,7 +1,6 @@
 """The grid pointing game: does a map of a class lie on that class's photo?
 
-    python -m bench.mosaics             # measures every method anew; writes bench/results/mosaics.json after each
-    python -m bench.mosaics --resume    # measures only what the file does not hold
+    python -m bench.mosaics          # writes bench/results/mosaics.json
 
 Four photos that come with scikit-image are set into 2x2 mosaics, such that every photo stands in every quarter once.
 For each mosaic and each of the four classes, the share of the map's positive part that lies in that class's quarter is
@@ -11,10 +10,9 @@ taken; a map that knows nothing gets 0.25.
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-import typer
 from torch import Tensor, nn
 
 import fastcam
@@ -80,7 +78,8 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
 DRAWS = {"random_cam": 128}
 
 
-def main(resume: Annotated[bool, typer.Option(help="Measure only what the file does not hold.")] = False) -> None:
+def main() -> None:
+    """Measure every method; write the file at the end."""
     model, images = embedded_mosaics()
     setting = {
         "model": "efficientnet_lite0",
@@ -89,15 +88,14 @@ def main(resume: Annotated[bool, typer.Option(help="Measure only what the file d
         "targets": len(CLASSES),
         "machine": cpu_machine(("torch", "torchvision")),
     }
-    found = json.loads(RESULTS.read_text(encoding="utf-8"))["methods"] if resume else {}
-    slowest = ("rise", "extremal_perturbation")
-    for name in sorted(set(METHODS) - set(found), key=lambda name: (name in slowest, name)):
+    found: dict[str, Any] = {}
+    for name in METHODS:
         options = OPTIONS.get(name, {})
         torch.manual_seed(0)
         found[name] = {"options": dict(options), **pointing(model, images, name, options)}
-        typer.echo(f"{name} {found[name]}")
-        RESULTS.write_text(json.dumps({**setting, "methods": found}, indent=1) + "\n", encoding="utf-8")
+        print(name, found[name], flush=True)
+    RESULTS.write_text(json.dumps({**setting, "methods": found}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    main()

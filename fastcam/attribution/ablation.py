@@ -84,8 +84,8 @@ ABLATION_CAM = Method(
     paper="Desai and Ramaswamy 2020",
     find=_ablation_cam,
     relu=True,
-    forwards="1, or 2 where a connection goes around the layer; of the head: channels that are not 0, or none if it is "
-    "pooling and one linear layer",
+    forwards="1, and 1 for each layer that a connection goes around; of the head: channels that are not 0, or none if "
+    "it is pooling and one linear layer",
     options={"batch_size": None},
     check=_check,
 )

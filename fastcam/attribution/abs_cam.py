@@ -105,7 +105,8 @@ ABS_CAM = Method(
     paper="Zeng et al. 2022",
     find=_abs_cam,
     relu=True,
-    forwards="1 + channels that are not 0; with mask='shared' 1 + channels x targets; with mask='joint' 1 + targets",
+    forwards="1 + channels that are not 0; with mask='shared' 1 + channels that are not 0 x targets, all channels "
+    "where the layer's least value is not 0; with mask='joint' 1 + targets",
     backwards="1",
     leaves=the_layers,
     options={"mask": "channel", "batch_size": None},

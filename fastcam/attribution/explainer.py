@@ -90,7 +90,7 @@ class Explainer:
         s, checks, several = self.settings, DeferredChecks(), [False]
 
         def resolve(logits: Tensor) -> Tensor:
-            checks.add_finite(logits, lambda: overflow(s.precision))
+            checks.add_finite(logits, self.overflow)
             resolved, several[0] = resolve_targets(targets, logits, checks)
             return resolved
 
@@ -147,8 +147,12 @@ class Explainer:
         found = find_layers(network.graph, self.model, [layer.name for layer in layers])
         return network, [layer.node for layer in found]
 
+    def overflow(self) -> str:
+        """What to say where what is explained is not finite."""
+        return overflow(self.settings.precision)
+
     def check_maps(self, maps: Sequence[Sequence[Tensor]], checks: DeferredChecks) -> None:
-        """Note that each method's maps may hold no NaN: an overflow inside a network need not reach its logits."""
+        """Note that maps may hold no NaN and no infinity: an overflow inside a network need not reach its logits."""
         for c, of_method in zip(self.chosen, maps, strict=True):
             explain = partial(overflow, self.settings.precision, f"its {c.method.name} maps")
             for one in of_method:

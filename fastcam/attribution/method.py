@@ -68,8 +68,8 @@ class Method:
         explains the images and takes no layer.
     relu: maps are cut at 0 after upsampling.
     signed: maps of relevance; normalising divides by the largest magnitude, so that 0 stays 0.
-    forwards, backwards: cost in passes through the model, for all `targets` of an image and for each of them
-        (backwards: through what lies behind the layer). A blank image's is one for all images of a call.
+    forwards, backwards: cost in passes through the model. forwards: of an image, for all its targets together;
+        backwards: of each target, through what lies behind the layer. A blank image takes one pass a call.
     options: the method's own keyword arguments and their defaults; check: raises ValueError for invalid ones.
     """
 

@@ -115,7 +115,7 @@ SS_CAM = Method(
     paper="Wang, Naidu et al. 2020",
     find=_ss_cam,
     relu=True,
-    forwards="1 + samples x channels that are not 0, those that are counting as one",
+    forwards="1 + samples x channels, those that are 0 counting as one",
     options={"samples": 35, "std": 2.0, "generator": None, "batch_size": None},
     check=_check_ss_cam,
 )

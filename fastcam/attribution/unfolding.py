@@ -1,6 +1,7 @@
 """UCAG: a method's maps of enlarged patches, weighted by confidence and put together where they lie."""
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -131,13 +132,13 @@ class Ucag:
         if self._patches > max(height, width):
             raise ValueError(
                 f"patches: {self._patches} given, at most {max(height, width)} along each axis is valid for images of "
-                f"{height} x {width}, one for each pixel; choose fewer"
+                f"{height} x {width}; choose fewer"
             )
-        if (sides := [side * self._scale for side in crop])[0] * sides[1] > _LARGEST:
+        largest = math.floor(100 * math.sqrt(_LARGEST / (crop[0] * crop[1]))) / 100
+        if self._scale > largest:
             raise ValueError(
-                f"scale: {self._scale} given, which makes patches of {sides[0]:.0f} x {sides[1]:.0f} pixels; at most "
-                f"{_LARGEST} pixels are valid: choose a scale up to {math.sqrt(_LARGEST / (crop[0] * crop[1])):.3g} "
-                f"for crops of {crop[0]} x {crop[1]}, or a smaller crop"
+                f"scale: {self._scale:g} given, at most {largest} is valid for crops of {crop[0]} x {crop[1]}, so that "
+                f"patches have no more than {_LARGEST} pixels; choose a smaller scale or crop"
             )
         tops, lefts = (
             ops.patch_offsets(height, crop[0], self._patches),
@@ -303,6 +304,6 @@ def _check_crop(crop: object) -> tuple[int, int] | None:
 
 
 def _check_scale(scale: object) -> float:
-    if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale < math.inf:
+    if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale <= sys.float_info.max:
         raise ValueError(f"scale: {scale!r} given, a positive number is valid")
-    return scale
+    return float(scale)

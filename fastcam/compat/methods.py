@@ -39,6 +39,11 @@ class _Explainer(Explainer):
             self.logits = logits.detach()
         return self.view(logits)
 
+    def overflow(self) -> str:
+        if self.logits is not None and self.logits.isfinite().all():
+            return "targets: values for these images are NaN or infinite"
+        return super().overflow()
+
     def map(self, method: Method, part: Weighted | Whole, images: Tensor) -> Tensor:
         return super().map(method, _projected(part) if self.projected else part, images)
 
@@ -76,7 +81,8 @@ def raw_maps(
         explainer.chosen = [replace(c, method=replace(c.method, relu=relu)) for c in explainer.chosen]
     found: Explanation = explainer(images, targets, return_info=True)
     maps = found.maps if isinstance(found.maps, list) else [found.maps]
-    return maps, found.logits if explainer.logits is None else explainer.logits
+    logits = found.logits if explainer.logits is None else explainer.logits
+    return maps, logits.to(found.logits.dtype)
 
 
 def explains_images(method: str) -> bool:

@@ -24,11 +24,22 @@ class Columns:
 
     def __call__(self, logits: Tensor) -> Tensor:
         """Raises TypeError, ValueError where a target returns anything but one number that depends on the logits."""
-        rows = [torch.stack([_value(target, row) for target in self._targets]) for row in logits]
-        values = torch.stack(rows)
-        if logits.requires_grad and not values.requires_grad:
-            raise ValueError("targets: values without gradient returned; they are to be computed from the output")
-        return values
+        return torch.stack([torch.stack([_value(target, row) for target in self._targets]) for row in logits])
+
+
+def one_per_image(targets: object, images: int) -> list[Target]:
+    """The targets of a call. Raises TypeError for anything but a list of callables, ValueError for another length."""
+    if not isinstance(targets, list | tuple):
+        raise TypeError(f"targets: {type(targets).__name__} given, a list of callables, one per image, is valid")
+    if len(targets) != images:
+        raise ValueError(f"targets: {len(targets)} given for {images} image(s); one per image is valid")
+    for target in targets:
+        if not callable(target):
+            raise TypeError(
+                f"targets: an object of {type(target).__name__} given, callables from the output of one image to a "
+                "number are valid"
+            )
+    return list(targets)
 
 
 def _value(target: Target, row: Tensor) -> Tensor:
@@ -40,6 +51,8 @@ def _value(target: Target, row: Tensor) -> Tensor:
             f"targets: {_name(target)} returned a tensor of shape {tuple(value.shape)} for the output "
             f"{tuple(row.shape)} of one image, one number is valid"
         )
+    if row.requires_grad and not value.requires_grad:
+        raise ValueError(f"targets: {_name(target)} returned a value without gradient; compute it from the output")
     return value.reshape(())
 
 

@@ -141,8 +141,11 @@ def resolve_size(size: Size, images: Tensor, layer: Sequence[int]) -> list[int]:
 
 def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
     """Raise ValueError unless `value` is one of `choices`."""
-    # A tensor or an array compares element by element, and `in` would fail with an error of its own.
-    if not isinstance(value, str | int | float | None) or value not in choices:
+    try:
+        known = value in choices
+    except (RuntimeError, ValueError):  # a tensor or an array of several elements compares element by element
+        known = False
+    if not known:
         raise ValueError(f"{name}: {value!r} given, one of {', '.join(map(repr, choices))} is valid")
 
 

@@ -150,7 +150,7 @@ def test_ablation_cam_runs_the_head_alone(targets: int) -> None:
     assert once.forwards == {BEFORE: 1, BEHIND: 1 + 4}
     # What goes around the layer is made once more.
     assert around.forwards[BEFORE] == 2
-    assert "or 2 where a connection goes around the layer" in KNOWN["ablation_cam"].forwards
+    assert "and 1 for each layer that a connection goes around" in KNOWN["ablation_cam"].forwards
     # Behind the last convolution are pooling and one linear layer.
     assert counted("ablation_cam", targets, at="last").forwards == {BEFORE: 1, BEHIND: 1}
 
@@ -161,3 +161,11 @@ def test_abs_cams_masks_are_told_apart(mask: str, targets: int) -> None:
     _, *others = KNOWN["abs_cam"].forwards.split("; with mask=")
     text = dict(other.replace("'", "").split(" ", 1) for other in others)[mask]
     assert counted("abs_cam", targets, mask=mask).forwards[BEFORE] == told(text, "abs_cam", targets)
+
+
+@SOME_TARGETS
+def test_abs_cam_masks_all_channels_where_none_is_0_everywhere(targets: int) -> None:
+    assert "all channels where the layer's least value is not 0" in KNOWN["abs_cam"].forwards
+    # In front of the ReLU.
+    found = counted("abs_cam", targets, at="layer.0", mask="shared")
+    assert found.forwards[BEFORE] == 1 + 6 * targets

@@ -1,9 +1,11 @@
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from bench import gpu
+from bench import gpu, gpu_machine
 from bench.gpu_machine import watched
 from bench.gpu_memory_bound import BATCHES, cases
 from fastcam import ops
@@ -69,6 +71,28 @@ def test_each_file_of_tests_is_kept_and_not_run_again(monkeypatch: pytest.Monkey
     with pytest.raises(SystemExit, match=r"test_c\.py ended with 1: nothing is measured"):
         gpu.run_tests({"test_a.py": 1.0}, lambda passed: kept.append(list(passed)))
     assert kept == [["test_a.py", "test_b.py"]]
+
+
+def test_what_the_file_holds_is_not_run_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "a device")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 0))
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: None)
+    monkeypatch.setattr(gpu_machine, "ceilings", lambda: {"copy_bytes_per_s": 1.0, "bf16_flop_per_s": 1.0})
+    made: list[str] = []
+
+    def rows(name: str) -> Callable[[object], Iterator[dict[str, Any]]]:
+        def measure(_: object) -> Iterator[dict[str, Any]]:
+            made.append(name)
+            yield {"part": name}
+
+        return measure
+
+    monkeypatch.setattr(gpu, "MEASUREMENTS", {name: rows(name) for name in gpu.MEASUREMENTS})
+    output = str(tmp_path / "gpu.json")
+    gpu.main(["--parts", "ceilings,memory", "--output", output])
+    gpu.main(["--parts", "ceilings,memory,relevance", "--output", output])
+    assert made == ["memory", "relevance"]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a device")

@@ -40,8 +40,11 @@ def test_pairs_that_are_held_as_good_are_not_run_again(tmp_path: Path, monkeypat
     assert run(output, "grad_cam,cam") == 1
     problems = {row["method"]: row["problems"] for row in json.loads(output.read_text())["rows"]}
     assert problems == {"grad_cam": [], "cam": ["again"] * len(PRECISIONS)}
+    # What failed and is not chosen stays in the file.
+    assert run(output, "grad_cam") == 0
+    assert {row["method"] for row in json.loads(output.read_text())["rows"] if row["problems"]} == {"cam"}
     output.write_text(json.dumps({**found, "threads": found["threads"] + 1}))
-    with pytest.raises(BadParameter, match="another machine"):
+    with pytest.raises(BadParameter, match="begun with other threads: choose another"):
         matrix.main("vgg16", "cam", True, output)
 
 

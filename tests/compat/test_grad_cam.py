@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -401,18 +402,51 @@ def test_the_model_is_left_as_it_was() -> None:
         (TypeError, r"targets: an object of int given", [1, 2]),
         (TypeError, r"targets: <lambda> returned float", [lambda output: 1.0] * 2),
         (ValueError, r"RawScoresOutputTarget returned a tensor of shape \(5,\)", [RawScoresOutputTarget()] * 2),
-        (ValueError, r"targets: values without gradient", [lambda output: output.detach().sum()] * 2),
+        (ValueError, r"returned a value without gradient", [lambda output: output.detach().sum()] * 2),
         (ValueError, r"targets: 1 given for 2 image", [ClassifierOutputTarget(1)]),
         (ValueError, r"targets: 0 given for 2 image", []),
         (TypeError, r"targets: int given", 3),
         (ValueError, r"class 5 given, 0 to 4", [ClassifierOutputTarget(5)] * 2),
-        (ValueError, r"NaN or infinite", [lambda output: output.sum() / 0] * 2),
+        (ValueError, r"^targets: values for .* NaN or infinite", [lambda output: output.sum() / 0] * 2),
+        (ValueError, r"returned a value without gradient", [torch.sum, lambda output: output[1].detach()]),
     ],
-    ids=["numbers", "float", "vector", "constant", "too_few", "none", "number", "class", "infinite"],
+    ids=["numbers", "float", "vector", "constant", "too_few", "none", "number", "class", "infinite", "one_constant"],
 )
 def test_bad_targets(error: type[Exception], match: str, targets: Any, small: nn.Module) -> None:
     with grad_cam.GradCAM(small, [small.features]) as cam, pytest.raises(error, match=match):
         cam(random_images(2, 12), targets)
+
+
+def test_logits_that_are_not_finite_are_not_the_targets_fault(small: nn.Module) -> None:
+    broken = copy.deepcopy(small)
+    with torch.no_grad():
+        next(broken.parameters()).fill_(torch.nan)
+    with pytest.raises(ValueError, match=r"^model: its logits for these images are NaN or infinite"):
+        grad_cam.GradCAM(broken, [broken.features])(random_images(1, 12), [torch.sum])
+
+
+def test_eigen_cam_asks_for_nothing_of_its_targets(small: nn.Module) -> None:
+    images, layers = random_images(2, 12), [small.features]
+    theirs, ours = both("EigenCAM", small, layers, images, [0, 1], lambda *_: torch.neg)
+    assert_same(theirs, ours)
+
+
+def test_a_class_counted_from_the_last(small: nn.Module) -> None:
+    images, layers = random_images(2, 12), [small.features[3]]
+    theirs, ours = both("HiResCAM", small, layers, images, [-1, -2])
+    assert_same(theirs, ours)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [ClassifierOutputTarget(1), ClassifierOutputSoftmaxTarget(1), torch.sum],
+    ids=["logit", "probability", "callable"],
+)
+def test_outputs_of_a_model_in_16_bits_have_one_dtype(target: Any, small: nn.Module) -> None:
+    model = copy.deepcopy(small).bfloat16()
+    cam = grad_cam.GradCAM(model, [model.features])
+    cam(random_images(1, 12).bfloat16(), [target])
+    assert cam.outputs.dtype == torch.float32
 
 
 def test_bad_settings(small: nn.Module) -> None:

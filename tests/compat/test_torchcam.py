@@ -319,7 +319,7 @@ def wrong(extractor: methods.Extractor, model: nn.Module) -> dict[str, tuple[typ
         "negative": (ValueError, "class -1 given", lambda: after(two, [-1, 0])),
         "too many": (ValueError, r"shape \(3,\) given for 2 image", lambda: after(two, [1, 2, 3])),
         "no target": (ValueError, "targets: 0 given for 2 image", lambda: after(two, targets=[])),
-        "target": (TypeError, "targets: list given, a callable", lambda: after(two, targets=[1, 2])),
+        "target": (TypeError, "targets: an object of int given, callables", lambda: after(two, targets=[1, 2])),
         "both": (ValueError, "targets: given beside class_idx", lambda: after(two, 0, targets=torch.sum)),
         "cam": (ValueError, "targets: given, but CAM explains classes alone", of_classes_alone),
         "name": (ValueError, "no module 'feature'; did you mean 'features'", lambda: methods.GradCAM(model, "feature")),

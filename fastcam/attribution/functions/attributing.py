@@ -24,8 +24,8 @@ def agf(
     R starts at the last layer's input as x ds/dx, with s = softmax(y_t exp(-((y - y_t) / sigma)^2 / 2))_t. Each
     convolution shares it by |x| |w| and adds, centred, what its inputs, their gradients and their factorisation into
     two clusters of positions tell; `fastcam.propagation.agf` has the formulas. The clusters are told by the signs of
-    sums that may nearly cancel. Where 16 bits turn some, the map is another one: with real weights most correlate with
-    float32's at 0.95 and more, but single ones at 0.5 or less, in either precision (given float32's clusters, at 0.99).
+    sums that may nearly cancel. Where 16 bits turn some, the map is another one: with real weights most maps correlate
+    with float32's at 0.95 and more, but some at 0.5 or less, in either precision (given float32's clusters, at 0.99).
 
     Args:
         model, images, targets, common: see `fastcam.explain`.

@@ -84,7 +84,8 @@ class BaseCAM:
         return _to_numpy(torch.stack(smooth).mean(dim=0))
 
     def _maps(self, images: Tensor, targets: Sequence[Any] | None, projected: bool) -> Tensor:
-        chosen, view = resolve(targets, len(images))
+        # EigenCAM asks for nothing of theirs.
+        chosen, view = resolve(None if self.method == "eigen_cam" else targets, len(images))
         layers = None if explains_images(self.method) else self.target_layers
         maps, self.outputs = raw_maps(
             self.model,
@@ -201,8 +202,8 @@ class ScoreCAM(BaseCAM):
 class AblationCAM(BaseCAM):
     """`fastcam.ablation_cam`: (y - y without the channel) / y, a channel that is left out being 0.
 
-    Theirs sets it to 0 only where that is the layer's least value, as behind a ReLU; else to the least value of its
-    batch less 1e7, which falls by as much with each channel of the batch. All channels are ablated:
+    Theirs sets it to 0 only where that is the layer's least value, as behind a ReLU; else the first channel of a batch
+    is set to about -1e7, the second to -2e7, and so on. All channels are ablated:
     ratio_channels_to_ablate other than 1 and ablation layers of one's own are refused.
     """
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from fastcam.compat.methods import raw_maps
-from fastcam.compat.targets import Columns, Target
+from fastcam.compat.targets import Columns, Target, one_per_image
 from fastcam.network.arguments import check_model
 from fastcam.network.cache import network_for
 from fastcam.network.layers import find_layers
@@ -130,7 +130,9 @@ class Extractor:
             raise ValueError(f"targets: given, but {type(self).__name__} explains classes alone: pass class_idx")
         if self._images is None:
             raise RuntimeError("no images to explain: run the model on them first, model(images), with hooks enabled")
-        columns = None if targets is None else Columns(_per_image(targets, len(self._images)))
+        count = len(self._images)
+        given = [targets] * count if callable(targets) else targets
+        columns = None if given is None else Columns(one_per_image(given, count))
         # Copies made in inference mode would bind whoever differentiates them.
         images = self._images.clone() if self._images.is_inference() else self._images
         maps, _ = raw_maps(
@@ -225,16 +227,6 @@ def _layers(model: nn.Module, given: TargetLayer) -> list[str] | None:
     if not names:
         raise ValueError("target_layer: an empty list given, at least one module or name is valid")
     return names
-
-
-def _per_image(targets: Target | Sequence[Target], images: int) -> list[Target]:
-    """A target for each image. Raises for what is none."""
-    given = [targets] * images if callable(targets) else targets
-    if not isinstance(given, list | tuple) or not all(callable(target) for target in given):
-        raise TypeError(f"targets: {type(targets).__name__} given, a callable or a list of callables is valid")
-    if len(given) != images:
-        raise ValueError(f"targets: {len(given)} given for {images} image(s); one per image is valid")
-    return list(given)
 
 
 def _normalise(maps: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from typing import Any, SupportsInt
 
 from torch import Tensor
 
-from fastcam.compat.targets import Columns
+from fastcam.compat.targets import Columns, one_per_image
 from fastcam.network.network import View
 
 
@@ -100,28 +100,17 @@ def resolve(targets: object, images: int) -> tuple[list[int] | None, View | None
     """
     if targets is None:
         return None, None
-    if not isinstance(targets, list | tuple):
-        raise TypeError(
-            f"targets: {type(targets).__name__} given, None or a list of target objects, one per image, is valid"
-        )
-    if len(targets) != images:
-        raise ValueError(f"targets: {len(targets)} given for {images} image(s); one per image is valid")
-    if all(_is(_LOGIT, target) for target in targets):
-        return [int(target.category) for target in targets], None
-    if all(_is(_PROBABILITY, target) for target in targets):
-        return [int(target.category) for target in targets], _probabilities
-    for target in targets:
-        if not callable(target):
-            raise TypeError(
-                f"targets: an object of {type(target).__name__} given, callables from the output of one image to a "
-                "number are valid"
-            )
-    columns = Columns(targets)
+    given = one_per_image(targets, images)
+    for name, view in ((_LOGIT, None), (_PROBABILITY, _probabilities)):
+        if all(_names_a_class(name, target) for target in given):
+            return [int(target.category) for target in given], view  # type: ignore[attr-defined]
+    columns = Columns(given)
     return columns.of_images, columns
 
 
-def _is(name: str, target: Any) -> bool:
-    return type(target).__name__ == name and type(target).__module__ in _HOMES
+def _names_a_class(name: str, target: Any) -> bool:
+    """Whether an object of that name counts its class from the first; one from the last is a callable as any other."""
+    return type(target).__name__ == name and type(target).__module__ in _HOMES and int(target.category) >= 0
 
 
 def _probabilities(logits: Tensor) -> Tensor:
