@@ -32,8 +32,8 @@ FAMILIES: list[Setting] = [
     *(("resnet50", method, layer, 8) for method, layer in (("rap", None), ("rsp", "layer4"), ("agf", None))),
     ("resnet50", "ucag", "layer4", 8),
 ]
-# What is not measured, for the time, and the measured method that tells of it: by the same passes and sums much like
-# its own; or, of the second half, by several such passes, which `fastcam methods` counts.
+# What is not measured, for the time, and the measured method that tells of it: it takes the same passes, or, from
+# smooth_grad_cam_pp on, fewer of them than its own, which `fastcam methods` counts.
 TOLD_BY = {
     **dict.fromkeys(("xgrad_cam", "wgrad_cam", "abs_cam_init", "norm_grad"), "grad_cam"),
     "hires_cam": "layer_cam",

@@ -33,7 +33,7 @@ def captum_lrp(rule: type[PropagationRule]) -> Make:
         layers = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
         for module in model.modules():
             if isinstance(module, nn.ReLU):
-                module.inplace = False
+                module.inplace = False  # captum's hooks are on modules' inputs and outputs
         peer, chosen = captum.attr.LRP(model), torch.tensor(targets)
 
         def run() -> Any:

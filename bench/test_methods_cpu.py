@@ -124,7 +124,7 @@ def gradient(model: nn.Module, rules: zennit.core.Composite, x: Tensor, targets:
     """The rules stay on the model, as for a user with many images."""
     for module in model.modules():
         if isinstance(module, nn.ReLU | nn.ReLU6):
-            module.inplace = False  # zennit's hooks and captum's are on modules' inputs and outputs
+            module.inplace = False  # zennit's hooks are on modules' inputs and outputs
     rules.register(model)
     peer, seed = zennit.attribution.Gradient(model), torch.eye(1000)[targets]
     return lambda: peer(x.clone().requires_grad_(), seed)

@@ -67,15 +67,16 @@ def relevance_of(signal: Tensor, y: Tensor | None, passed: Tensor | None = None)
     return relevance if passed is None else relevance * passed
 
 
-def passed_norm(call: Call, own: Tensor) -> Tensor | None:
+def passed_norm(call: Call, made: Callable[[], Tensor]) -> Tensor | None:
     """1 where the batch norm folded into a layer passes relevance, else 0; None where no batch norm is folded in.
 
     A batch norm passes none to an input of 0, and must not when it is folded in either: what is folded depends on the
-    layers that a call asks for. own: what the layer itself makes, without its bias.
+    layers that a call asks for. made: what the layer itself makes, without its bias.
     """
     unit = layer_unit(call)
     if unit.norm is None:
         return None
+    own = made()
     if unit.bias is not None:
         own = own + wide(call.network.weights.value(unit.bias)).view(-1, *[1] * (own.dim() - 2))
     return (own != 0).to(own.dtype)

@@ -55,7 +55,7 @@ def relative(call: Call, values: Values) -> tuple[Tensor, Pullback]:
     inhibitors = sum(-product(unit, x, other) for x, _, other in sides)
     assert isinstance(activators, Tensor)
     assert isinstance(inhibitors, Tensor)
-    passed = passed_norm(call, activators - inhibitors)
+    passed = passed_norm(call, lambda: activators - inhibitors)
     by_activators, by_inhibitors, by_both = map(inverse, (activators, inhibitors, activators + inhibitors))
 
     def pullback(signal: Tensor) -> list[Signal]:

@@ -46,7 +46,7 @@ def sectional(call: Call, values: Values) -> tuple[Tensor, Pullback]:
     y = evaluate(call.step, values, call.network.weights)
     kept = kept_output(call, y)
     given = wide(values[unit.input])
-    passed = passed_norm(call, product(unit, given, weight(call))) if unit.norm is not None else None
+    passed = passed_norm(call, lambda: product(unit, given, weight(call)))
     x = given.clamp(min=0)
 
     def pullback(signal: Tensor) -> list[Signal]:

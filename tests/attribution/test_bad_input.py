@@ -263,14 +263,6 @@ def test_bad_options(method: str, model: nn.Module) -> None:
     check(method, model, r"output", GOOD, 0, output="logits", error=TypeError)
 
 
-def test_bad_options_of_score_cam(model: nn.Module) -> None:
-    check("score_cam", model, r"baseline.*noise", GOOD, 0, baseline="noise")
-    check("score_cam", model, r"score.*margin.*probability", GOOD, 0, score="margin")
-    check("score_cam", model, r"weights.*none.*softmax", GOOD, 0, weights="none")
-    check("score_cam", model, r"batch_size.*0", GOOD, 0, batch_size=0)
-    check("score_cam", model, r"batch_size.*-3", GOOD, 0, batch_size=-3)
-
-
 @pytest.mark.parametrize("method", [["grad_cam", "grad_cam"], ["cam", "grad_cam", "cam"], []], ids=len)
 def test_a_repeated_method(method: list[str], model: nn.Module) -> None:
     # Results are a dict by name: two of a name would be one.

@@ -14,24 +14,16 @@ from torch import Tensor, nn
 import fastcam
 from tests.attribution.test_bad_input import NoFeatureMap, ReadsValues, Segmenter
 from tests.attribution.test_model_untouched import assert_unchanged, build, raises, snapshot, some_images
+from tests.classifiers import SMALL_OPTIONS
 from tests.zoo import head
 
 KNOWN = {method.name: method for method in fastcam.methods()}
 EVERY_METHOD = pytest.mark.parametrize("method", KNOWN)
-SMALL: dict[str, dict[str, Any]] = {
-    "smooth_grad_cam_pp": {"samples": 2},
-    "ss_cam": {"samples": 2},
-    "is_cam": {"samples": 2},
-    "group_cam": {"groups": 2},
-    "rise": {"masks": 3},
-    "extremal_perturbation": {"steps": 2},
-    "cameras": {"steps": 2, "largest": 1.5},
-}
 GOOD = some_images()
 
 
 def explain(method: str, model: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    options = {**SMALL.get(method, {}), **kwargs}
+    options = {**SMALL_OPTIONS.get(method, {}), **kwargs}
     if "pixel_range" in KNOWN[method].options:
         options.setdefault("pixel_range", (-6.0, 6.0))
     if "generator" in KNOWN[method].options:
@@ -172,16 +164,24 @@ BAD_OPTIONS: list[tuple[str, dict[str, Any], str]] = [
     ("score_cam", {"weights": "none"}, r"weights: 'none' given, one of 'increase', 'softmax' is valid"),
     ("is_cam", {"scales": "log"}, r"scales: 'log' given, one of 'linear', 'cumulative' is valid"),
     ("abs_cam", {"mask": "none"}, r"mask: 'none' given, one of 'channel', 'shared', 'joint' is valid"),
+    ("group_cam", {"percentile": -1}, r"percentile: -1 given, a number from 0 to 100 is valid"),
     ("group_cam", {"percentile": 101}, r"percentile: 101 given, a number from 0 to 100 is valid"),
     ("group_cam", {"percentile": float("nan")}, r"percentile: nan given, a number from 0 to 100 is valid"),
     ("rise", {"keep": 0}, r"keep: 0 given, a number between 0 and 1 is valid"),
+    ("rise", {"keep": None}, r"keep: None given, a number between 0 and 1 is valid"),
     ("rise", {"keep": 1.0}, r"keep: 1\.0 given, a number between 0 and 1 is valid"),
+    ("extremal_perturbation", {"area": 0}, r"area: 0 given, a share between 0 and 1 is valid"),
     ("extremal_perturbation", {"area": 1}, r"area: 1 given, a share between 0 and 1 is valid"),
+    ("extremal_perturbation", {"area": True}, r"area: True given, a share between 0 and 1 is valid"),
     ("cameras", {"largest": 0.5}, r"largest: 0\.5 given, a number of at least 1 is valid"),
     ("cameras", {"largest": float("inf")}, r"largest: inf given, a number of at least 1 is valid"),
     ("ss_cam", {"std": -1.0}, r"std: -1\.0 given, a number of at least 0 is valid"),
+    ("ss_cam", {"std": float("nan")}, r"std: nan given, a number of at least 0 is valid"),
     ("ss_cam", {"std": "2"}, r"std: '2' given, a number of at least 0 is valid"),
-    ("smooth_grad_cam_pp", {"std": float("inf")}, r"std: inf given, a finite number of at least 0 is valid"),
+]
+BAD_OPTIONS += [
+    ("smooth_grad_cam_pp", {"std": value}, rf"std: {value!r} given, a finite number of at least 0 is valid")
+    for value in (-0.1, float("nan"), float("inf"), "0.3")
 ]
 WHOLE = [
     (method, option)
@@ -192,7 +192,7 @@ WHOLE = [
 BAD_OPTIONS += [
     (method, {option: value}, rf"{option}: {value} given, a positive integer is valid")
     for method, option in WHOLE
-    for value in (0, -1, True, 2.5)
+    for value in (0, -1, True, 2.5, None)
 ]
 BAD_OPTIONS += [
     (method, {"batch_size": value}, rf"batch_size: {value} given, None or a positive integer is valid")

@@ -363,28 +363,6 @@ def test_a_model_for_a_fixed_number_of_images(images: Tensor) -> None:
     assert found.isfinite().all()
 
 
-@pytest.mark.parametrize(
-    ("options", "error", "match"),
-    [
-        ({"samples": 0}, ValueError, r"samples: 0 given, a positive integer"),
-        ({"samples": 2.0}, ValueError, r"samples: 2.0 given"),
-        ({"samples": True}, ValueError, r"samples: True given"),
-        ({"std": -0.1}, ValueError, r"std: -0.1 given, a finite number"),
-        ({"std": float("nan")}, ValueError, r"std: nan given"),
-        ({"std": float("inf")}, ValueError, r"std: inf given"),
-        ({"std": "0.3"}, ValueError, r"std: '0.3' given"),
-        ({"generator": 3}, TypeError, r"generator: int given, None or a torch.Generator"),
-        ({"sample": 3}, TypeError, r"sample: no option of smooth_grad_cam_pp; .*samples"),
-    ],
-    ids=lambda value: str(value) if isinstance(value, dict) else "",
-)
-def test_bad_options(
-    model: nn.Module, images: Tensor, options: dict[str, Any], error: type[Exception], match: str
-) -> None:
-    with pytest.raises(error, match=match):
-        fastcam.explain(model, images, method="smooth_grad_cam_pp", **options)
-
-
 @pytest.mark.parametrize("method", AT_THE_IMAGES)
 def test_methods_at_the_images_take_no_layer(method: str, model: nn.Module, images: Tensor) -> None:
     with pytest.raises(ValueError, match=f"layer: {method} explains the images"):
