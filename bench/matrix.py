@@ -44,23 +44,23 @@ def main(
         "precisions": [precision or "the model's own" for precision in PRECISIONS],
         "rows": [],
     }
+    wanted = {
+        (model, method): narrow and method in PER_CHANNEL
+        for model in models.split(",")
+        for method in methods.split(",")
+    }
     if output is not None and output.exists():
         before = json.loads(output.read_text(encoding="utf-8"))
         changed = [key for key in ("machine_info", "threads", "precisions") if before[key] != found[key]]
         if changed:
             raise typer.BadParameter(f"{output} was begun with other {', '.join(changed)}: choose another --output")
-        wanted = {
-            (model, method): narrow and method in PER_CHANNEL
-            for model in models.split(",")
-            for method in methods.split(",")
-        }
         found["rows"] = [row for row in before["rows"] if not is_run_again(row, wanted)]
     failed = 0
     for name in models.split(","):
         for thinned in (False, True):
-            chosen = [method for method in methods.split(",") if (narrow and method in PER_CHANNEL) is thinned]
-            held = {row["method"] for row in found["rows"] if (row["model"], row["narrow"]) == (name, thinned)}
-            for row in rows(name, [method for method in chosen if method not in held], thinned):
+            held = {row["method"] for row in found["rows"] if row["model"] == name}
+            chosen = [method for method in methods.split(",") if wanted[name, method] is thinned and method not in held]
+            for row in rows(name, chosen, thinned):
                 failed += bool(row["problems"])
                 found["rows"].append(row)
                 typer.echo(

@@ -6,6 +6,7 @@ are not linear in R, so a layer's rule is asked for one image and one target at 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -28,7 +29,7 @@ from tests.textbook import (
 )
 
 
-class Walk(Backward):
+class Walk(Backward, ABC):
     """R of the images from R somewhere; ``layer_rule`` is the method's."""
 
     def __init__(self, model: nn.Module, images: Tensor, targets: Tensor, pixel_range: tuple[Any, Any]) -> None:
@@ -90,9 +91,9 @@ class Walk(Backward):
                 found[t, n] = sent.view_as(x[n])
         return found
 
+    @abstractmethod
     def layer_rule(self, node: Node, m: Tensor, x: Tensor, r: Tensor, at: tuple[int, int]) -> Tensor:
         """R of a layer's input x, from R of its output; m: the layer (inputs, outputs); at: target and image."""
-        raise NotImplementedError
 
 
 def box(m: Tensor, x: Tensor, low: Tensor, high: Tensor) -> Tensor:

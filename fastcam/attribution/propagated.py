@@ -8,11 +8,10 @@ from torch import Tensor, fx
 
 from fastcam.attribution.case import Case
 from fastcam.attribution.method import LeftOut, Options
-from fastcam.network.graph import Graph
-from fastcam.network.layers import Layer, label
+from fastcam.network.layers import Layer
 from fastcam.propagation.composites import composite
 from fastcam.propagation.propagate import Lost, Route, Seed, find_route, propagate
-from fastcam.propagation.relevance import check_pixels
+from fastcam.propagation.relevance import by_label, check_pixels
 from fastcam.propagation.rule import Form, Rule, RuleSet
 
 
@@ -52,11 +51,6 @@ def propagated(
         network, route, case.images, nodes, targets or case.resolve, seed, _channel_sum, lost, given
     )
     return Propagated(value, maps, None if lost is None else by_label(lost, network.graph))
-
-
-def by_label(lost: Lost, graph: Graph) -> dict[str, Tensor]:
-    """What each operation on the way lost, by its name."""
-    return {label(graph, node): amount for node, amount in lost.items()}
 
 
 def route_to(case: Case, layers: Sequence[Layer], rules: RuleSet, *, start: fx.Node | None = None) -> Route:

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 
 from fastcam.attribution.case import Case
 from fastcam.attribution.method import Evidence, Method, Options, Weighted, Whole
-from fastcam.attribution.propagated import by_label, propagated
+from fastcam.attribution.propagated import propagated
 from fastcam.network.arguments import check_choice
 from fastcam.network.layers import Layer
 from fastcam.ops.seeds import SEEDS
 from fastcam.propagation.composites import Composite, composite
 from fastcam.propagation.propagate import Lost, find_route, propagate
+from fastcam.propagation.relevance import by_label
 
 
 def _relevance_cam(case: Case, layers: Sequence[Layer], _: Options) -> Evidence:

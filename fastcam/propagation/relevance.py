@@ -139,7 +139,7 @@ def relevance(
         layer=names if as_list else names[0],
         seed=shaped(SEEDS[seed](wide, resolved[0]).sum(dim=2)),
         total=listed([r.sum(dim=(2, 3, 4), dtype=torch.promote_types(r.dtype, torch.float32)) for r in found]),
-        lost={label(network.graph, node): shaped(amount) for node, amount in lost.items()},
+        lost={name: shaped(amount) for name, amount in by_label(lost, network.graph).items()},
     )
 
 
@@ -158,6 +158,11 @@ def find_targets(graph: Graph, model: nn.Module, layers: LayerName | Sequence[La
         if not isinstance(layers, Sequence) or isinstance(layers, str)
         else find_layers(graph, model, layers)
     )
+
+
+def by_label(lost: Lost, graph: Graph) -> dict[str, Tensor]:
+    """What each operation on the way lost, by its name."""
+    return {label(graph, node): amount for node, amount in lost.items()}
 
 
 def check_pixels(route: Route, images: Tensor, checks: DeferredChecks) -> None:
