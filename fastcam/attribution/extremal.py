@@ -125,10 +125,11 @@ def _extremal_perturbation(case: Case, _: Sequence[Layer], options: Options) -> 
     classes = targets.flatten()
     image = torch.arange(len(targets), device=targets.device).repeat_interleave(targets.shape[1])
     batch = options["batch_size"] or case.network.portion(images.device)
-    found = [
-        _optimise(case, images[image[chunk]], classes[chunk], options["area"], options["steps"])
-        for chunk in chunks(len(classes), batch)
-    ]
+    with matrix_precision(case.network.precision, images.device):
+        found = [
+            _optimise(case, images[image[chunk]], classes[chunk], options["area"], options["steps"])
+            for chunk in chunks(len(classes), batch)
+        ]
     return Evidence(case.logits, targets, [Whole(torch.cat(found).view(*targets.shape, *images.shape[2:]))])
 
 

@@ -13,6 +13,7 @@ from fastcam.attribution.masks import live_channels, unit_masks
 from fastcam.attribution.method import Evidence, Method, Options, Whole, the_layers
 from fastcam.attribution.scoring import ask, score_of
 from fastcam.network.layers import Layer
+from fastcam.network.precision import matrix_precision
 from fastcam.ops.blur import gaussian_blur
 
 _TAPS, _SIGMA = 51, 50.0
@@ -21,7 +22,8 @@ _TAPS, _SIGMA = 51, 50.0
 def _group_cam(case: Case, layers: Sequence[Layer], options: Options) -> Evidence:
     network, targets = case.network, case.targets
     wide = torch.promote_types(case.images.dtype, torch.float32)
-    blurred = network.prepare(gaussian_blur(case.images.detach().to(wide), _TAPS, _SIGMA))
+    with matrix_precision(network.precision, case.images.device):
+        blurred = network.prepare(gaussian_blur(case.images.detach().to(wide), _TAPS, _SIGMA))
     prepared = network.prepare(case.images)
     batch = options["batch_size"] or network.portion(prepared.device)
     base = score_of(network.forward(blurred)[0]).gather(1, targets)

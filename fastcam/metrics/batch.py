@@ -11,6 +11,7 @@ from fastcam.metrics.once import Once
 from fastcam.network.arguments import DeferredChecks, check_batch_size, check_images, check_model
 from fastcam.network.cache import Output, network_for
 from fastcam.network.portions import chunks
+from fastcam.network.precision import matrix_precision
 from fastcam.ops.blur import gaussian_blur
 
 # Images per forward pass; with fewer a device would be idle, however small the batch.
@@ -76,7 +77,8 @@ class Batch(Once):
 
         def make() -> Tensor:
             wide = self.images.to(torch.promote_types(self.images.dtype, torch.float32))
-            return self.network.prepare(gaussian_blur(wide, taps, sigma))
+            with matrix_precision(self.network.precision, wide.device):
+                return self.network.prepare(gaussian_blur(wide, taps, sigma))
 
         return self.once(("blurred", taps, sigma), make)
 
