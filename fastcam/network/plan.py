@@ -137,12 +137,19 @@ def evaluate(step: Step, values: Values, weights: Weights, operations: Operation
 def compute(unit: Unit, values: Values, weights: Weights, *, overwrite: bool = False) -> Tensor:
     """activation(layer(x, W') + b' + residual), computed in the weights' dtype and rounded once to that of x.
 
+    Logits that a linear layer makes are not rounded to 16 bits: of what one channel or a few pixels add to a score,
+    eight bits would leave nothing.
+
     overwrite: the result may take the residual's memory.
     """
-    affine, x = weights.affine(unit), values[unit.input]
-    operand = x.to(affine.weight.dtype)
+    x = values[unit.input]
     if unit.geometry is None:
-        return activate(F.linear(operand, affine.weight, affine.bias), unit.activation_name).to(x.dtype)
+        last = unit.output is weights.graph.logits
+        affine = weights.wide(unit) if last else weights.affine(unit)
+        y = activate(F.linear(x.to(affine.weight.dtype), affine.weight, affine.bias), unit.activation_name)
+        return y if last else y.to(x.dtype)
+    affine = weights.affine(unit)
+    operand = x.to(affine.weight.dtype)
     given = None if unit.residual is None else values[unit.residual]
     residual = None if given is None else given.to(affine.weight.dtype)
     operands, own = (operand, affine.weight, affine.bias, residual), residual is not given

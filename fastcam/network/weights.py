@@ -70,6 +70,16 @@ class Weights:
 
         return self._once((unit.weight, unit.bias, unit.norm, _shift(unit), "affine"), make)
 
+    def wide(self, unit: Unit) -> Affine:
+        """`affine`, rounded as it is, in at least float32."""
+        narrow = self.affine(unit)
+        dtype = torch.promote_types(narrow.weight.dtype, torch.float32)
+
+        def make() -> Affine:
+            return Affine(narrow.weight.to(dtype), None if narrow.bias is None else narrow.bias.to(dtype))
+
+        return self._once((unit.weight, unit.bias, unit.norm, "wide"), make)
+
     def positive(self, unit: Unit) -> Tensor:
         """W+ = max(W, 0) of the layer's own weight, unfolded: folding would mix up signs where gamma < 0."""
         return self._once(

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from fastcam import ops
-from fastcam.network.plan import Values
+from fastcam.network.plan import Values, compute
 from fastcam.ops.gate import gate
 from fastcam.propagation.rule import Call, Form, Pullback, Rule, always_g, layer_input
 from fastcam.propagation.transposed import Spread, Transposed, added, gate_dtype, signed_product, way_back
@@ -46,6 +46,8 @@ class ZPlus:
             y, q = ops.relevance_conv(*operands, None, *unit.geometry.arguments, name, reciprocal)
         else:
             y, q = ops.relevance_linear(*operands, name, reciprocal)
+            if unit.output is network.graph.logits and y.dtype.itemsize < 4:
+                y = compute(unit, values, network.weights)  # the operator rounds to 16 bits, the logits are not
         return y, way_back(unit, q, x, positive, negative)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import fastcam
 from fastcam.models.loading import LoadedModel, load_model
+from fastcam.network.cache import network_for
 from fastcam.photos import read_photo
 from fastcam.propagation import agf
 
@@ -88,6 +89,9 @@ RULES: list[tuple[str, dict[str, Any], tuple[float, float]]] = [
 WHOLE: list[tuple[str, dict[str, Any], tuple[float, float]]] = [
     ("cam", {}, AIM),
     ("ablation_cam", {}, AIM),
+    # Here the rest of the network runs once per channel. A channel moves a logit by a thousandth or less; from logits
+    # rounded to 16 bits, bfloat16's maps would correlate by 0.57.
+    ("ablation_cam", {"layer": MIDDLE}, (0.998, 0.95)),
     ("excitation_backprop", {}, AIM),
     # Differences of maps: of nearly one size here,
     ("excitation_backprop", {"contrastive": True}, (0.9995, 0.99)),
@@ -135,6 +139,29 @@ def test_methods_correlate_with_float32(
     embedded: LoadedModel, photos: Tensor, method: str, options: dict[str, Any], least: tuple[float, float]
 ) -> None:
     check(embedded.model, photos[::2], method, options, least)
+
+
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+@pytest.mark.parametrize("method", ["grad_cam", "relevance_cam", "lrp"])
+def test_logits_are_not_rounded_to_16_bits(embedded: LoadedModel, small: Tensor, method: str, precision: str) -> None:
+    info = fastcam.explain(embedded.model, small, method=method, precision=precision, return_info=True)
+    assert not torch.equal(info.logits.to(getattr(torch, precision)).float(), info.logits)
+
+
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+@pytest.mark.parametrize("method", ["grad_cam", "relevance_cam"])
+def test_logits_are_what_float32_makes_of_rounded_features(
+    embedded: LoadedModel, small: Tensor, method: str, precision: str
+) -> None:
+    info = fastcam.explain(embedded.model, small, method=method, precision=precision, return_info=True)
+    dtype, classifier = getattr(torch, precision), embedded.model.classifier
+    network = network_for(embedded.model, small, precision=precision, output=None)
+    (last,) = [n for n in network.graph.nodes if n.target is torch.ops.aten.linear.default]
+    features = network.forward(small, (last.args[0],))[1][last.args[0]]
+    assert features.dtype == dtype
+    weight, bias = (p.detach().to(dtype).double() for p in (classifier.weight, classifier.bias))
+    expected = features.double() @ weight.T + bias
+    torch.testing.assert_close(info.logits.double(), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_cameras_correlates_with_float32(embedded: LoadedModel, small: Tensor) -> None:
