@@ -81,6 +81,19 @@ def test_sequences_leave_out_what_is_known(maps: Tensor) -> None:
     assert max(seen["forward"]) <= 4
 
 
+@pytest.mark.parametrize(
+    ("batch_size", "forwards"), [(3, [3] * 4), (5, [4] * 3), (6, [6] * 2), (7, [6] * 2), (2, [2] * 6), (64, [12])]
+)
+def test_sequences_fill_their_forwards(batch_size: int, forwards: list[int], maps: Tensor) -> None:
+    # Three steps between the ends of four maps.
+    with watched() as seen:
+        metrics.deletion(MODEL, IMAGES, maps, step=39, batch_size=batch_size)
+    ends = [*seen["forward"]]
+    for known in (1, *[len(p) for p in torch.arange(4).split(batch_size)]):
+        ends.remove(known)  # the image of zeros, and the images
+    assert ends == forwards
+
+
 def test_further_maps_of_the_same_images_share_what_is_the_images_own(maps: Tensor) -> None:
     chosen = choose_metrics(["insertion", "deletion"], {"step": 39})
     batch = Batch(MODEL, IMAGES)
