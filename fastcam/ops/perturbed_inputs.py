@@ -54,6 +54,8 @@ def perturbed_inputs_reference(images: Tensor, base: Tensor, rank: Tensor, steps
     batch, colours, height, width = images.shape
     with torch.no_grad():
         replaced = rank.reshape(batch, 1, height, width, 1) < steps.view(1, -1, 1, 1, 1)
+        # Written out for each colour: a mask of its own stride would be read number by number.
+        replaced = replaced.expand(-1, -1, -1, -1, colours).contiguous()
         shown, others = (tensor.permute(0, 2, 3, 1).unsqueeze(1) for tensor in (images, base))
         output = images.new_empty((batch, len(steps), height, width, colours))
         torch.where(replaced, others, shown, out=output)
