@@ -175,10 +175,15 @@ def insertion(
 
     Pixels come in descending order of the map; otherwise as `deletion`.
 
+    The blur reflects an image at its edges. RISE's public code has zeros beyond them, and a kernel that is flatter than
+    the Gaussian of its sigma, since it is one reflected into its 11 x 11 pixels. That start tells a network more or
+    less: over 32 photos (efficientnet_lite0, grad_cam, step 1792) its insertion was lower by 0.02 in the mean, and
+    differed by up to 0.16 for one.
+
     Args:
         model, images, maps, targets, common: see `fastcam.metrics.evaluate`.
         step: pixels at a time; 224 (RISE), 1792 in several papers' tables.
-        taps, sigma: of the Gaussian blur: 11 and 5 as in RISE; 51 and 50 elsewhere.
+        taps, sigma: of the Gaussian blur: 11 and 5 are RISE's numbers; 51 and 50 elsewhere.
 
     Returns:
         0 to 1, (N,) or (N, T). Higher is better.

@@ -214,6 +214,19 @@ def test_pictures_are_the_maps_of_the_class_explained(marked: tuple[Path, list[s
         ]
 
 
+def test_pictures_of_random_methods_follow_the_studys_seed(reference: Run) -> None:
+    def pictures(seed: int) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for card in gallery(replace(reference, study=replace(reference.study, seed=seed))).cards:
+            for each in card.maps:
+                found.setdefault(each.method, []).append(each.picture)
+        return found
+
+    first, again, other = pictures(0), pictures(0), pictures(1)
+    assert first == again
+    assert [method for method, several in first.items() if several != other[method]] == ["random_cam"]
+
+
 def test_maps_of_other_weights_are_told(reference: Run) -> None:
     bias = tiny().fc.bias
     before = bias.detach().clone()
