@@ -41,6 +41,11 @@ class Tiny(nn.Module):
 
 def tiny():
     return Tiny()
+
+
+class Dict(Tiny):
+    def forward(self, x):
+        return {"logits": super().forward(x)}
 """
 
 MODEL = ["--model", "cli_test_nets:tiny"]
@@ -211,18 +216,22 @@ def test_photo_smaller_than_the_crop_is_named(folder: Path) -> None:
         pytest.param(["--resize", "big"], "'big'", id="resize"),
         pytest.param(["--crop", "0"], "'0'", id="crop"),
         pytest.param(["--weights", "none.pth"], "weights file none.pth does not exist", id="no weights file"),
+        pytest.param(["--weights", "empty.pth"], "weights file empty.pth cannot be read (EOFError)", id="empty file"),
         pytest.param(["--weights", "other.pth"], "2 missing: 0", id="weights that do not fit"),
         pytest.param(["--model", "resnet5"], "resnet50", id="model"),
         pytest.param(["--model", "cli_test_nets:tini"], "close names: tiny", id="function"),
+        pytest.param(["--model", "cli_test_nets:Dict"], "a dict; have the function of --model return", id="dict"),
         pytest.param(["-o", "names.txt"], "names.txt", id="output is a file"),
     ],
 )
 def test_wrong_use_is_one_line(folder: Path, options: list[str], message: str) -> None:
     Path("short.txt").write_text("cat\ndog\n")
     torch.save({"other": torch.zeros(1)}, "other.pth")
+    Path("empty.pth").touch()
     result = run("explain", "one.png", *MODEL, *SMALL, "-o", "out", *options)
     assert result.exit_code == 2
     assert message.replace("2 missing: 0", "missing: conv1.weight") in one_line(result)
+    assert "output=" not in result.stderr
     assert files(folder / "out") == set() if (folder / "out").is_dir() else True
 
 
