@@ -137,6 +137,28 @@ def test_defaults_are_predicted_class_and_last_layer(folder: Path) -> None:
     }  # fmt: skip
 
 
+def test_figure_of_many_classes_says_what_it_shows(folder: Path) -> None:
+    result = run(
+        "explain", "one.png", *MODEL, *SMALL, "-o", "out",
+        "--layers", "conv1,relu1,conv2,relu2", "--targets", "0,1,2,3,4,5,6",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[0] == ("one.png: 28 maps in out/one; figure.png shows the first 6 of 7 classes")
+    assert len(list((folder / "out" / "one").glob("*.npy"))) == 28
+
+
+@pytest.mark.parametrize("command", ["explain", "figure segmentation"])
+def test_a_photo_without_a_suffix_beside_its_pictures(command: str, folder: Path) -> None:
+    Path("one.png").rename("one")
+    result = run(*command.split(), "one", "a/two.jpg", *MODEL, *SMALL, "-o", ".")
+    assert result.exit_code == 0, result.output
+    with Image.open("one") as photo:
+        assert photo.size == (60, 40)
+    name = "figure.png" if command == "explain" else "segmentation.png"
+    assert Path("one-2", name).is_file()
+    assert Path("two", name).is_file()
+
+
 def test_equal_stems_do_not_meet(folder: Path) -> None:
     result = run("explain", "a/two.jpg", "b/two.jpg", "b/../a/two.jpg", *MODEL, *SMALL, "-o", "out")
     assert result.exit_code == 0, result.output
