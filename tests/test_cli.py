@@ -15,6 +15,7 @@ import fastcam
 from fastcam.cli import app
 from fastcam.datasets.opening import DATASETS
 from fastcam.metrics import METRICS
+from fastcam.plots import overlay
 
 NETS = """
 import torch
@@ -41,6 +42,12 @@ class Tiny(nn.Module):
 
 def tiny():
     return Tiny()
+
+
+def grey():
+    model = Tiny()
+    model.conv1 = nn.Conv2d(1, 6, 3, padding=1)
+    return model
 
 
 class Dict(Tiny):
@@ -135,6 +142,26 @@ def test_defaults_are_predicted_class_and_last_layer(folder: Path) -> None:
     assert files(folder / "out") == {
         f"one/relevance_cam-relu2-{top}.png", f"one/relevance_cam-relu2-{top}.npy", "one/figure.png"
     }  # fmt: skip
+
+
+def test_grey_photos_for_a_model_of_one_channel(folder: Path) -> None:
+    model = ["--model", "cli_test_nets:grey"]
+    result = run("explain", "one.png", *model, *SMALL, "-o", "out", "--layers", "relu2", "--targets", "3")
+    assert result.exit_code == 0, result.output
+    import cli_test_nets
+
+    from fastcam.models import Preprocessing
+    from fastcam.photos import read_photo
+
+    view = Preprocessing(resize=32, crop=(32, 32)).view(read_photo(Path("one.png")))
+    grey = torch.from_numpy(np.asarray(view) / 255 @ [0.2989, 0.587, 0.114])[None, None].float()
+    inputs = (grey - 0.449) / 0.226
+    expected = fastcam.relevance_cam(cli_test_nets.grey(), inputs, targets=3, layer="relu2", normalize=False)
+    written = np.load("out/one/relevance_cam-relu2-3.npy")
+    assert written.std() > 0
+    np.testing.assert_allclose(written, expected[0].numpy(), rtol=1e-5, atol=1e-7)
+    with Image.open("out/one/relevance_cam-relu2-3.png") as image:
+        np.testing.assert_array_equal(np.asarray(image), overlay(np.asarray(view), written))
 
 
 def test_figure_of_many_classes_says_what_it_shows(folder: Path) -> None:
