@@ -1,3 +1,4 @@
+import json
 import re
 import subprocess
 import sys
@@ -383,6 +384,31 @@ def test_tune_needs_a_device(tmp_path: Path) -> None:
     result = run("bench", "tune", "-o", str(tmp_path / "table.json"))
     assert result.exit_code == 2
     assert "measures on a CUDA device, and PyTorch finds none here" in result.output
+
+
+@pytest.mark.parametrize("given", [True, False], ids=["output", "the-devices-own"])
+def test_tune_writes_each_entry_at_once(given: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "tables"
+    table = tmp_path / "table.json" if given else folder / "NVIDIA Test.json"
+    counts: list[int] = []
+
+    def tune(layers: Any, batches: list[int], precision: str, device: torch.device, **rest: Any) -> None:
+        counts.append(sum(layers.values()))
+        assert (batches, precision, device.type) == ([4], "tf32", "cuda")
+        for key in ("a", "b"):
+            if key not in rest["known"]:
+                rest["keep"](key, {"algorithm": "triton"})
+                assert key in json.loads(table.read_text())
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(fastcam.commands.bench, "run_tuning", tune)
+    monkeypatch.setattr(fastcam.commands.bench, "table_path", lambda device: folder / "NVIDIA Test.json")
+    options = ["-o", str(table)] if given else []
+    for _ in range(2):
+        result = run("bench", "tune", *options, "--models", "resnet18", "--batches", "4", "--precision", "tf32")
+        assert result.exit_code == 0, result.output
+        assert f"2 entries in {table}" in result.output.replace("\n", "")
+    assert counts == [20, 20]
 
 
 def test_methods_are_listed_with_family_paper_and_cost() -> None:
