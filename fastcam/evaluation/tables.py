@@ -235,7 +235,9 @@ def _all_columns(columns: Sequence[Column]) -> list[Column]:
     found: list[Column] = []
     for column in columns:
         found += [column, _difficult(column)]
-    return [*found, ADCC_OF_MEANS]
+        if column.name == "adcc":
+            found.append(ADCC_OF_MEANS)
+    return found
 
 
 def _figures(parts: Sequence[_Part], labels: NDArray[np.int64], interval: _Interval) -> dict[str, Figure]:

@@ -249,7 +249,7 @@ def _notes(found: Results) -> tuple[str, ...]:
     if any(column.name == ADCC_OF_MEANS.name for column in found.columns):
         notes.append(
             "ADCC: the mean of the images’ own values. ADCC of the means: made of the mean coherency, complexity and "
-            "drop, as in the paper’s table."
+            "drop, as in table 2 of Poppi et al. 2021."
         )
     for column in found.columns:
         figures = [line.figures[column.name] for line in found.lines if column.name in line.figures]
