@@ -96,7 +96,7 @@ class Explainer:
 
         images = check_images(images, checks)
         resolve_size(s.size, images, (1, 1))
-        network = self.network(images)
+        network = self.network(images, checks)
         found = self.find(network, images, resolve, checks, report=report)
         maps = [
             [self.map(c.method, part, images) for part in evidence.parts]
@@ -115,9 +115,10 @@ class Explainer:
             for c, (evidence, at), of_method in zip(self.chosen, found, maps, strict=True)
         }
 
-    def network(self, images: Tensor) -> Network:
-        """The network that is explained, for images of this size."""
-        return network_for(self.model, images, precision=self.settings.precision, output=self.settings.output)
+    def network(self, images: Tensor, checks: DeferredChecks | None = None) -> Network:
+        """The network that is explained, for images of this size. checks: where those of its weights go."""
+        s = self.settings
+        return network_for(self.model, images, precision=s.precision, output=s.output, checks=checks)
 
     def find(
         self,

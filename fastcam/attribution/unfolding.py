@@ -91,7 +91,7 @@ class Ucag:
         images = check_images(images, checks)
         resolve_size(s.size, images, (1, 1))
         grid = self.grid(images.shape[2], images.shape[3])
-        logits, _ = explainer.network(images).forward(images)
+        logits, _ = explainer.network(images, checks).forward(images)
         checks.add_finite(logits, lambda: overflow(s.precision))
         classes, several = resolve_targets(targets, logits, checks)
         found = self.partial_maps(images, classes, grid, checks, report=report)

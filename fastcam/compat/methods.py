@@ -11,7 +11,7 @@ from fastcam.attribution.explainer import Explainer
 from fastcam.attribution.explanation import Explanation
 from fastcam.attribution.method import Method, Weighted, Whole
 from fastcam.attribution.registry import METHODS
-from fastcam.network.arguments import Targets
+from fastcam.network.arguments import DeferredChecks, Targets
 from fastcam.network.network import Network, View
 
 
@@ -27,8 +27,8 @@ class _Explainer(Explainer):
     projected = False
     logits: Tensor | None = None
 
-    def network(self, images: Tensor) -> Network:
-        network = super().network(images)
+    def network(self, images: Tensor, checks: DeferredChecks | None = None) -> Network:
+        network = super().network(images, checks)
         self.logits = None
         return network if self.view is None else network.through(self._viewed)
 

@@ -48,7 +48,8 @@ class Batch(Once):
         given = check_images(images, self.checks)
         check_batch_size(batch_size)
         with torch.inference_mode(False), torch.no_grad():
-            self.network = network_for(check_model(model), given, precision=precision, output=output)
+            model = check_model(model)
+            self.network = network_for(model, given, precision=precision, output=output, checks=self.checks)
             self.given = given.contiguous(memory_format=self.network.precision.memory_format)
             most = self.network.portion(given.device) if given.device.type == "cpu" else max(len(given), _LEAST)
             self.batch_size = batch_size or most

@@ -1,5 +1,7 @@
 """Checks of what a user passes, before and, where values matter, after the work."""
 
+import contextlib
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -64,6 +66,8 @@ def check_images(images: object, checks: DeferredChecks) -> Tensor:
             f"images: dtype {images.dtype} given, a floating-point dtype is valid; preprocess the images as the model "
             "expects them"
         )
+    if images.layout is not torch.strided:
+        raise TypeError(f"images: a tensor of layout {images.layout} given, a dense one is valid: images.to_dense()")
     if images.numel() == 0:
         raise ValueError(f"images: an empty tensor of shape {tuple(images.shape)} given, at least one image is needed")
     images = images.detach()
@@ -134,8 +138,11 @@ def resolve_size(size: Size, images: Tensor, layer: Sequence[int]) -> list[int]:
         return [images.shape[2], images.shape[3]]
     if size == "layer":
         return [int(layer[0]), int(layer[1])]
-    if isinstance(size, tuple | list) and len(size) == 2 and all(type(s) is int and s > 0 for s in size):
-        return [int(size[0]), int(size[1])]
+    if isinstance(size, tuple | list) and len(size) == 2 and not any(isinstance(side, bool) for side in size):
+        with contextlib.suppress(TypeError):
+            sides = [operator.index(side) for side in size]  # numpy's integers, too
+            if min(sides) > 0:
+                return sides
     raise ValueError(f'size: {size!r} given, "input", "layer" or (height, width) of positive integers is valid')
 
 

@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException
+from torch.export import ExportedProgram
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from fastcam.network.graph import Graph, build, shape
+from fastcam.network.loose import Loose
 from fastcam.network.shadow import OUTPUT, ModelError, Shadow
 
 # torch.export patches global state while it traces: one capture at a time.
@@ -38,33 +40,40 @@ def capture(
     images of this size, and TypeError or ValueError where what it returns are not logits (N, classes).
     """
     try:
-        graph = _capture(model, (2, *size[1:]), output)
+        exported = _export(model, (2, *size[1:]), output)
     except ValueError:
         # Code for one other number of images (`x.view(8, -1)`) fails on 2.
         if size[0] == 2:
             raise
-        return _capture(model, size, output)
+        return _graph(*_export(model, size, output))
+    graph = _graph(*exported)
     if not graph.dynamic_batch and size[0] != 2:
-        graph = _capture(model, size, output)
+        graph = _graph(*_export(model, size, output))
     return graph
 
 
-def _capture(model: nn.Module, size: tuple[int, int, int, int], output: Callable[[Any], torch.Tensor] | None) -> Graph:
+def _graph(program: ExportedProgram, loose: list[Loose]) -> Graph:
+    _check_logits(program.graph_module.graph.output_node().args[0], program.call_spec.out_spec)
+    return build(program, loose)
+
+
+def _export(
+    model: nn.Module, size: tuple[int, int, int, int], output: Callable[[Any], torch.Tensor] | None
+) -> tuple[ExportedProgram, list[Loose]]:
     parameter = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     example = torch.zeros(size, dtype=parameter.dtype, device=parameter.device)
     with _lock, torch.inference_mode(False), torch.no_grad(), _errors_only_raised():
         running: list[tuple[str, str]] = []
-        shadow = Shadow(model, output, running)
+        loose: list[Loose] = []
+        shadow = Shadow(model, output, running, loose)
+        # One image is specialised whatever is asked for, and torch.export logs that.
+        dynamic = {0: torch.export.Dim.AUTO} if size[0] > 1 else {}
         try:
-            program = torch.export.export(
-                shadow, (example,), dynamic_shapes=({0: torch.export.Dim.AUTO},), strict=False
-            )
+            return torch.export.export(shadow, (example,), dynamic_shapes=(dynamic,), strict=False), loose
         except Exception as failure:
             cause = failure.__cause__ if isinstance(failure, ModelError) else None
             error = cause if isinstance(cause, Exception) else failure
             raise ValueError(_explain(error, size, running, model)) from error
-    _check_logits(program.graph_module.graph.output_node().args[0], program.call_spec.out_spec)
-    return build(program)
 
 
 @contextmanager

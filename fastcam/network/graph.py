@@ -3,7 +3,7 @@
 import operator
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, cast
 
@@ -12,6 +12,7 @@ from torch import fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
+from fastcam.network.loose import Loose
 from fastcam.network.traced import BATCH_NORM, MODULE_OUTPUT
 
 aten = torch.ops.aten
@@ -66,6 +67,7 @@ class Graph:
     weights: nodes whose value the images have no part in, by name: the model's parameters and buffers, and what its
         code computes from these alone (the weight of a reparametrised layer).
     constants: tensors that are in the code itself, under names in `weights`.
+    loose: those among them that the model's modules keep, unregistered.
     dynamic_batch: False where the model's own code fixes the number of images.
     """
 
@@ -76,6 +78,7 @@ class Graph:
     weights: Mapping[fx.Node, str]
     constants: Mapping[str, torch.Tensor]
     dynamic_batch: bool
+    loose: tuple[Loose, ...] = ()
 
     @property
     def classes(self) -> int:
@@ -235,16 +238,27 @@ class WriteThroughViewError(Exception):
     """The code writes into a tensor that is read again through a view."""
 
 
-def build(program: ExportedProgram) -> Graph:
-    """Turn an exported shadow into a `Graph`.
+def build(program: ExportedProgram, loose: Iterable[Loose] = ()) -> Graph:
+    """Turn an exported shadow, with what loose tensors it has, into a `Graph`.
 
     Most programs keep their operations as the user's code calls them. One that writes through views (Swin's
     attention mask) is first made functional by `torch.export`, which splits some operations into others.
     """
     try:
-        return _build(program)
+        graph = _build(program)
     except WriteThroughViewError:
-        return _build(program.run_decompositions({}))
+        graph = _build(program.run_decompositions({}))
+    return _with_loose(graph, loose)
+
+
+def _with_loose(graph: Graph, loose: Iterable[Loose]) -> Graph:
+    names = {constant.data_ptr(): name for name, constant in graph.constants.items() if constant.numel()}
+    used = set(graph.weights.values())
+    found = {one: names.get(one.copied.data_ptr()) for one in loose}
+    kept = {one: name for one, name in found.items() if name in used}
+    # What code writes to while it is traced is written; the graph writes to it once more.
+    values = {name: one.value for one, name in kept.items() if name is not None}
+    return replace(graph, constants={**graph.constants, **values}, loose=tuple(kept))
 
 
 def _build(program: ExportedProgram) -> Graph:

@@ -35,7 +35,8 @@ def mark_output(output: Tensor, name: str) -> None:
         return
     source = traced.proxy.node
     mark = mode.tracer.graph.call_function(MODULE_OUTPUT, (source, name))
-    mark.meta = dict(source.meta)
+    # The images were made by no module, and torch.export asks for one of everything else.
+    mark.meta = {"nn_module_stack": {}, **source.meta}
 
 
 def has_fixed_statistics(module: torch.nn.Module) -> TypeGuard[_BatchNorm]:

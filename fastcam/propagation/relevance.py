@@ -113,7 +113,7 @@ def relevance(
     lost: Lost | None = {} if return_info else None
     with torch.inference_mode(False), torch.no_grad():
         images = check_images(images, checks)
-        network = network_for(model, images, precision=precision, output=output)
+        network = network_for(model, images, precision=precision, output=output, checks=checks)
         layers = find_targets(network.graph, model, layer)
         nodes = [found.node for found in layers]
         route = find_route(network, nodes, rules)

@@ -75,8 +75,9 @@ def test_shapes_of_images(method: str, images: Tensor, match: str, model: nn.Mod
         (GOOD.numpy(), r"images.*(ndarray|numpy)"),
         ([GOOD[0], GOOD[1]], r"images.*list"),
         (None, r"images.*None"),
+        (GOOD.to_sparse(), r"images: a tensor of layout torch\.sparse_coo given.*to_dense"),
     ],
-    ids=["uint8", "int64", "bool", "complex", "numpy", "list", "none"],
+    ids=["uint8", "int64", "bool", "complex", "numpy", "list", "none", "sparse"],
 )
 def test_types_of_images(method: str, images: Any, match: str, model: nn.Module) -> None:
     check(method, model, match, images, 0, error=TypeError)
@@ -87,7 +88,7 @@ def test_types_of_images(method: str, images: Any, match: str, model: nn.Module)
 def test_images_that_are_not_finite(method: str, value: float, model: nn.Module) -> None:
     images = some_images()
     images[1, 2, 3, 4] = value
-    check(method, model, r"(?i)images.*(nan|finite|infinit)", images, 0)
+    check(method, model, r"images: NaN or infinite values in image\(s\) 1; all must be finite", images, 0)
 
 
 # -- targets
@@ -248,7 +249,12 @@ def test_cam_needs_pooling_and_one_linear_layer(model: nn.Module) -> None:
 
 
 @EVERY_METHOD
-@pytest.mark.parametrize("size", ["huge", (0, 5), (5, -1), (5,), (5, 6, 7), 7, (5.5, 6), None], ids=str)
+def test_sizes_of_numpys_integers(method: str, model: nn.Module) -> None:
+    assert METHODS[method](model, GOOD, 0, size=(np.int64(5), np.int32(6))).shape == (2, 5, 6)
+
+
+@EVERY_METHOD
+@pytest.mark.parametrize("size", ["huge", (0, 5), (5, -1), (5,), (5, 6, 7), 7, (5.5, 6), (True, 6), None], ids=str)
 def test_bad_sizes(method: str, size: Any, model: nn.Module) -> None:
     before = snapshot(model)
     with pytest.raises((ValueError, TypeError), match=r"size.*height, width"):
@@ -670,6 +676,39 @@ def test_errors_are_raised_and_not_logged_too(
         fastcam.grad_cam(fixed, GOOD)
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert not capfd.readouterr().err
+
+
+def test_one_image_alone_is_no_reason_to_log(
+    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Neither where the code fixes the batch at 1 nor where the model is no classifier."""
+
+    class One(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.fc = conv(3, 4), nn.Linear(4, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(self.stem(x).mean((2, 3)).view(1, -1))
+
+    assert fastcam.grad_cam(One().eval(), GOOD[:1], 0).shape == (1, 10, 10)
+    with pytest.raises(ValueError, match=r"returns a tensor of shape \(-1, 4, 10, 10\)"):
+        fastcam.grad_cam(conv(3, 4).eval(), GOOD[:1], 0)
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_lazy_modules_are_named() -> None:
+    lazy = nn.Sequential(nn.LazyConv2d(4, 3), head(4)).eval()
+    with pytest.raises(ValueError, match=r"model: '0\.weight', of a lazy module.*model\(images\)"):
+        fastcam.grad_cam(lazy, GOOD, 0)
+
+
+def test_models_that_begin_with_nothing() -> None:
+    model = nn.Sequential(nn.Identity(), conv_bn(3, 4), head(4)).eval()
+    assert fastcam.grad_cam(model, GOOD, 0).shape == (2, 10, 10)
+    with pytest.raises(ValueError, match=r"model: a classifier.*returns a tensor of shape \(-1, 3, 10, 10\)"):
+        fastcam.grad_cam(nn.Sequential(), GOOD, 0)
 
 
 class Undecided(nn.Module):

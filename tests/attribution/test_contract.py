@@ -490,9 +490,37 @@ def assigned(net: nn.Module) -> None:
     net.load_state_dict({name: value * 1.5 for name, value in net.state_dict().items()}, assign=True)
 
 
+def fused_optimiser_step(net: nn.Module) -> None:
+    net.zero_grad()
+    net(torch.ones(2, 3, 12, 12)).square().sum().backward()
+    torch.optim.SGD(net.parameters(), lr=0.05, fused=True).step()
+
+
+@torch.inference_mode()
+def in_inference_mode(net: nn.Module) -> None:
+    net.layer2[0].weight.mul_(-1)
+
+
+def through_data(net: nn.Module) -> None:
+    net.layer2[0].weight.data.mul_(-1)
+
+
+def through_numpy(net: nn.Module) -> None:
+    net.layer2[0].weight.detach().numpy()[:] *= -1
+
+
+def setting(net: nn.Module) -> None:
+    net.layer2[1].eps = 5.0
+
+
+def replaced_forward(net: nn.Module) -> None:
+    net.layer2[2].forward = lambda x: x.relu() * 2 + 1
+
+
 CHANGES = [
     optimiser_step, in_place, running_statistics, replaced_parameter, replaced_buffer, replaced_module,
-    replaced_activation, new_head, loaded, assigned,
+    replaced_activation, new_head, loaded, assigned, fused_optimiser_step, in_inference_mode, through_data,
+    through_numpy, setting, replaced_forward,
 ]  # fmt: skip
 
 
@@ -530,7 +558,9 @@ def test_a_changed_dtype_is_noticed(method: str, images: Tensor) -> None:
 def test_clear_cache_after_a_change_that_leaves_no_trace(method: str, images: Tensor) -> None:
     net = small_model()
     METHODS[method](net, images, 1)
-    net.head[2].weight.data.numpy()[:] *= -1
+    weight = net.head[2].weight.data.numpy()
+    # A filter's sign, and none of the numbers that are looked at.
+    weight[1, 1:-1] *= -1
     for everything in (False, True):
         fastcam.clear_cache() if everything else fastcam.clear_cache(net)
         found = METHODS[method](net, images, 1, return_info=True)

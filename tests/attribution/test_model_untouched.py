@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import threading
+import warnings
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -421,3 +424,85 @@ def test_images_of_a_model_that_writes_on_them(method: str) -> None:
     first = METHODS[method](model, images, 1)
     assert torch.equal(images, given)
     assert torch.equal(METHODS[method](model, images, 1), first)
+
+
+class Pair(NamedTuple):
+    gain: Tensor
+    name: str
+
+
+class Keeper(nn.Module):
+    """Writes to tensors that it has not registered, and into lists, dicts and whatever else keeps them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.average, self.plain = PlainNet(), torch.full((3,), 5.0), [nn.BatchNorm2d(3)]
+        self.listed = [self.net.stem, self.plain[0]]
+        self.grids: dict[int, Tensor] = {}
+        self.nested: dict[str, Any] = {"a": [torch.ones(1)], "b": OrderedDict(c=deque([torch.ones(1)], maxlen=2))}
+        self.pair = Pair(torch.ones(1), "gain")
+        self.log: list[Tensor] = []
+        self.names = {"none"}
+        self.last: Tensor | None = None
+        self.call = self.classify
+
+    def classify(self, x: Tensor) -> Tensor:
+        self.log.append(x)
+        return self.net(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.average.mul_(0.9)
+        if x.shape[-1] not in self.grids:
+            self.grids[x.shape[-1]] = torch.linspace(0, 1, x.shape[-1])
+        x = self.listed[1](x * self.grids[x.shape[-1]]) * self.average.view(3, 1, 1)
+        self.nested["a"][0].add_(1)
+        self.nested["b"]["c"].append(x)
+        self.pair.gain.mul_(2)
+        self.names.add("some")
+        self.last = x
+        return self.call(x * self.nested["a"][0] * self.pair.gain)
+
+
+def kept(model: nn.Module) -> str:
+    """What is kept, and of what classes, in words."""
+    assert isinstance(model, Keeper)
+    parts = (model.average, model.grids, model.nested, model.pair, model.log, model.names, model.last)
+    (norm,) = model.plain
+    return repr((parts, norm.training, list(norm.buffers()), len(model.listed), vars(norm).keys()))
+
+
+@EVERY_METHOD
+@pytest.mark.parametrize("used", [False, True], ids=["fresh", "used"])
+def test_what_is_kept_in_lists_and_dicts(method: str, used: bool) -> None:
+    model, images = build(Keeper).train(), some_images()
+    model.plain[0].train()
+    if used:
+        with torch.no_grad():
+            model(images)
+    before, words = snapshot(model), kept(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        info = METHODS[method](model, images, [[0, 1], [2, 3]], return_info=True)
+        METHODS[method](model, images[:1], 1)
+    assert kept(model) == words
+    assert_unchanged(model, before)
+    # The next forward pass of the model's own, after which what it keeps is another.
+    model.eval()
+    model.plain[0].eval()
+    with torch.no_grad():
+        torch.testing.assert_close(info.logits, model(images), rtol=1e-4, atol=1e-5)
+    again = METHODS[method](model, images, [[0, 1], [2, 3]], return_info=True)
+    with torch.no_grad():
+        torch.testing.assert_close(again.logits, copy.deepcopy(model)(images), rtol=1e-4, atol=1e-5)
+
+
+def test_unregistered_modules_are_watched() -> None:
+    model, images = build(Keeper), some_images()
+    (norm,) = model.plain
+    norm.eval()
+    for change in (lambda: norm.bias.data.add_(1), lambda: setattr(norm, "weight", nn.Parameter(torch.randn(3)))):
+        fastcam.grad_cam(model, images, 1)
+        change()
+        found = fastcam.grad_cam(model, images, 1, return_info=True)
+        with torch.no_grad():
+            torch.testing.assert_close(found.logits, copy.deepcopy(model)(images), rtol=1e-4, atol=1e-5)

@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -111,3 +112,98 @@ def test_clear_cache_forgets(captures: list[object]) -> None:
     fastcam.clear_cache(model)
     network_for(model, IMAGES)
     assert len(captures) == 2
+
+
+class Keeps(nn.Module):
+    """Keeps tensors without registering them: some that it computes with, some that it only puts away."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.scale = build(), torch.full((1,), 2.0)
+        self.weights = {"a": [nn.Parameter(torch.ones(1))]}
+        self.seen: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append(x)
+        return self.net(x * self.scale * self.weights["a"][0])
+
+
+def replaced(model: Keeps) -> None:
+    model.scale = torch.full((1,), 3.0)
+
+
+def written(model: Keeps) -> None:
+    model.scale.mul_(3)
+
+
+def written_without_trace(model: Keeps) -> None:
+    model.scale.numpy()[:] = 3
+
+
+def replaced_in_a_list(model: Keeps) -> None:
+    model.weights["a"][0] = nn.Parameter(torch.full((1,), 4.0))
+
+
+def replaced_list(model: Keeps) -> None:
+    model.weights = {"a": [torch.full((1,), 4.0)]}
+
+
+UNREGISTERED = [replaced, written, written_without_trace, replaced_in_a_list, replaced_list]
+
+
+@pytest.mark.parametrize("change", UNREGISTERED, ids=lambda change: change.__name__)
+def test_unregistered_tensors_are_watched(captures: list[object], change: Callable[[Keeps], None]) -> None:
+    model = Keeps().eval()
+    network_for(model, IMAGES)
+    change(model)
+    logits, _ = network_for(model, IMAGES).forward(IMAGES)
+    torch.testing.assert_close(logits, model(IMAGES).detach())
+    assert len(captures) == 2
+
+
+def test_what_is_only_put_away_is_not_watched(captures: list[object]) -> None:
+    model = Keeps().eval()
+    network_for(model, IMAGES)
+    model(IMAGES)
+    network_for(model, IMAGES)
+    assert len(captures) == 1
+
+
+def test_a_setting_is_captured_anew(captures: list[object]) -> None:
+    model = build()
+    network_for(model, IMAGES)
+    model[0].stride = (2, 2)
+    logits, _ = network_for(model, IMAGES).forward(IMAGES)
+    torch.testing.assert_close(logits, model(IMAGES).detach())
+    assert len(captures) == 2
+
+
+CALLS: dict[str, Callable[[nn.Module], Tensor]] = {
+    "explain": lambda model: fastcam.grad_cam(model, IMAGES, 0, normalize=False),
+    "ucag": lambda model: fastcam.ucag(model, IMAGES, 0, patches=2, crop=4, scale=1.5, normalize=False),
+    "relevance": lambda model: fastcam.relevance(model, IMAGES, 0),
+    "metrics": lambda model: fastcam.metrics.average_drop(model, IMAGES, IMAGES[:, 0].abs(), 0),
+}
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+@pytest.mark.parametrize("kind", [build, Keeps], ids=["weights", "unregistered"])
+def test_elsewhere_than_on_a_cpu_a_call_tells_at_its_end(
+    kind: Callable[[], nn.Module],
+    call: Callable[[nn.Module], Tensor],
+    captures: list[object],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As on a device that is not waited for: the call has used what was prepared before, and says so once."""
+    monkeypatch.setattr(cache, "_is_read_at_once", lambda device: False)
+    model = kind().eval()
+    call(model)
+    made = len(captures)
+    (model.scale if isinstance(model, Keeps) else model[0].weight.detach()).numpy()[:] *= -3
+    with pytest.raises(ValueError, match=r"model: its weights were written to.*call again"):
+        call(model)
+    found = call(model)
+    # What was captured with the numbers in it is captured anew; weights alone are prepared anew.
+    assert len(captures) == (2 * made if isinstance(model, Keeps) else made)
+    fastcam.clear_cache(model)
+    torch.testing.assert_close(found, call(model))

@@ -23,6 +23,9 @@ def relevance_cam(
     `return_info=True`, "lost_relevance" in `Explanation.left_out` is what each operation on the way lost, which costs
     some time to find out.
 
+    Relevance ends where Z, what a unit gets by its positive weights, is at most 1e-6 of the image's largest Z in that
+    layer (in float64 1e-14): where Z is 0, rounding may leave as much.
+
     Raises ValueError where an operation behind `layer` has no z+ rule (layer norm, attention); it is named.
     """
     return explain(model, images, targets, layer, method="relevance_cam", **common)
@@ -52,8 +55,9 @@ def lrp(
     Args:
         model, images, targets, common: see `fastcam.explain`.
         layer: None and "input" are the images; else see `fastcam.explain`.
-        rule: "z+" (relevance-cam eq. 5-6), "epsilon", "gamma", "alpha_beta", or a composite: "epsilon_plus",
-            "epsilon_plus_flat", "epsilon_gamma_box"; see `fastcam.propagation.composites`.
+        rule: "z+" (relevance-cam eq. 5-6; small Z count as 0, see `relevance_cam`), "epsilon", "gamma", "alpha_beta",
+            or a composite: "epsilon_plus", "epsilon_plus_flat", "epsilon_gamma_box"; see
+            `fastcam.propagation.composites`.
         seed: what the logits start with: "one_hot" (z_t at the target), "clrp" (relevance-cam eq. 7), "sglrp" (p_t
             (1 - p_t) at the target, -p_t p_n elsewhere) or "probability" (p_t at the target).
         epsilon: of the epsilon rule, above 0; None: 1e-6.
