@@ -52,7 +52,7 @@ bench-matrix: .venv/bench.stamp
 	touch $@
 
 .venv/bench.stamp: pyproject.toml | .venv
-	$(BIN)/pip install --quiet --editable '.[demo,test,bench]'
+	$(BIN)/pip install --quiet --editable '.[bench]'
 	touch $@
 
 .venv:

@@ -124,7 +124,7 @@ def torch_variants(conv: Convolution, inputs: list[Problem]) -> tuple[Call, Call
 def variants(conv: Convolution, inputs: list[Problem]) -> tuple[dict[str, Call], dict[str, Call]]:
     """What is compared, forward and back."""
     first = inputs[0]
-    layer = layer_of(conv, first, first.x.dtype)
+    layer = layer_of(conv, len(first.x), first.x.dtype)
     triton_forward = replace(relevance_conv.default_choice(layer, processors(first.x.device)), algorithm="triton")
     problem = backward_problem(conv, first)
     triton_backward = relevance_conv_backward.triton_config(problem, exact=False)

@@ -17,6 +17,9 @@ from .attribution import METHODS
 from .class_names import class_title
 from .plots import Block, Map, grid_figure, overlay, write_npy, write_png
 
+# Of the figure: more would take minutes to lay out, and nobody could read it.
+_ROWS = 24
+
 
 @dataclass(frozen=True, kw_only=True)
 class Explained:
@@ -35,6 +38,12 @@ class Explained:
     methods: tuple[str, ...]
     layers: tuple[str, ...]
     targets: tuple[int, ...]
+
+    @property
+    def in_figure(self) -> tuple[tuple[str, ...], tuple[int, ...]]:
+        """The layers and classes that the figure shows: the first, as many as are legible as rows, layers x classes."""
+        layers = self.layers[:_ROWS]
+        return layers, self.targets[: _ROWS // len(layers)]
 
     def top(self, count: int) -> list[tuple[int, float]]:
         """The most probable classes with their probabilities, the first of equals first."""
@@ -107,22 +116,23 @@ def write_pictures(
     """Write the overlays, the raw maps and the figure of methods x layers into `folder`.
 
     `METHOD-LAYER-CLASS.png` is an overlay, `METHOD-LAYER-CLASS.npy` the raw map (H, W), float32, both at the
-    size of the network's input; `figure.png` shows them all.
+    size of the network's input; `figure.png` shows the overlays of `explained.in_figure`.
     """
     photo = np.asarray(view)
+    stems = file_stems(list(explained.maps), names=names)
     overlays = {key: overlay(photo, values, signed=METHODS[key[0]].signed) for key, values in explained.maps.items()}
     for key, values in explained.maps.items():
-        stem = file_stem(*key, names=names)
-        write_npy(folder / f"{stem}.npy", values)
-        write_png(folder / f"{stem}.png", overlays[key])
+        write_npy(folder / f"{stems[key]}.npy", values)
+        write_png(folder / f"{stems[key]}.png", overlays[key])
+    layers, targets = explained.in_figure
     blocks = [
         Block(
             heading=heading(target, explained, names=names),
             cells={(layer, method): picture for (method, layer, t), picture in overlays.items() if t == target},
         )
-        for target in explained.targets
+        for target in targets
     ]
-    figure = grid_figure(photo, blocks, rows=explained.layers, columns=explained.methods, title=title)
+    figure = grid_figure(photo, blocks, rows=layers, columns=explained.methods, title=title)
     write_png(folder / "figure.png", figure)
 
 
@@ -132,26 +142,43 @@ def heading(target: int, explained: Explained, *, names: Sequence[str] | None) -
     return f"{class_title(target, names)}{index}, probability {explained.probabilities[target]:.3f}"
 
 
-def file_stem(method: str, layer: str, target: int, *, names: Sequence[str] | None) -> str:
-    """A file name that any file system takes, for one map."""
-    name = "" if names is None else "-" + re.sub(r"[^a-z0-9]+", "-", names[target].lower()).strip("-")[:60]
-    return f"{method}-{re.sub(r'[^A-Za-z0-9_.@]', '_', layer)}-{target}{name}".rstrip("-")
+def file_stems(keys: Sequence[tuple[str, str, int]], *, names: Sequence[str] | None) -> dict[tuple[str, str, int], str]:
+    """A file name that any file system takes, for the map of each (method, layer, class index)."""
+    stems = []
+    for method, layer, target in keys:
+        name = "" if names is None else "-" + re.sub(r"[^a-z0-9]+", "-", names[target].lower()).strip("-")[:60]
+        stems.append(f"{method}-{re.sub(r'[^A-Za-z0-9_.@-]', '_', layer)}-{target}{name}".rstrip("-"))
+    return dict(zip(keys, _distinct(stems, own=stems), strict=True))
 
 
-def folder_names(photos: Sequence[Path]) -> list[str]:
-    """A folder's name for each photo: its stem; where several share one, with the parent folder's name.
+def folder_names(photos: Sequence[Path], *, output: Path) -> list[str]:
+    """A name in `output` for each photo's folder: its stem; where several share one, with the parent folder's name.
 
-    What is still equal then (also in case alone, for file systems that ignore it) is numbered.
+    What is still equal then, and what is the name of a file there (a photo without a suffix, say), is numbered.
     """
     stems = [photo.stem.lower() for photo in photos]
-    taken: set[str] = set()
-    result = []
+    wanted = []
     for photo, stem in zip(photos, stems, strict=True):
         parent = photo.absolute().parent.name
-        name = f"{parent}-{photo.stem}" if stems.count(stem) > 1 and parent else photo.stem
+        wanted.append(f"{parent}-{photo.stem}" if stems.count(stem) > 1 and parent else photo.stem)
+    return _distinct(
+        wanted,
+        own=[photo.stem for photo in photos],
+        free=lambda name: (output / name).is_dir() or not (output / name).exists(),
+    )
+
+
+def _distinct(wanted: Sequence[str], *, own: Sequence[str], free: Callable[[str], bool] = lambda _: True) -> list[str]:
+    """The names wanted, numbered where they are equal (in case alone, too: some file systems ignore it) or not free.
+
+    own: for each a name that it may have and, numbered, no other gets.
+    """
+    kept = {name.lower() for name in own}
+    taken: set[str] = set()
+    result = []
+    for name, mine in zip(wanted, own, strict=True):
         candidate, number = name, 1
-        # A stem of its own keeps it, whatever the others are renamed to.
-        while candidate.lower() in taken or (candidate != photo.stem and candidate.lower() in stems):
+        while candidate.lower() in taken or (candidate != mine and candidate.lower() in kept) or not free(candidate):
             number += 1
             candidate = f"{name}-{number}"
         taken.add(candidate.lower())

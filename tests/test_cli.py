@@ -1,3 +1,4 @@
+import json
 import re
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import fastcam
 from fastcam.cli import app
 from fastcam.datasets.opening import DATASETS
 from fastcam.metrics import METRICS
+from fastcam.plots import overlay
 
 NETS = """
 import torch
@@ -41,6 +43,17 @@ class Tiny(nn.Module):
 
 def tiny():
     return Tiny()
+
+
+def grey():
+    model = Tiny()
+    model.conv1 = nn.Conv2d(1, 6, 3, padding=1)
+    return model
+
+
+class Dict(Tiny):
+    def forward(self, x):
+        return {"logits": super().forward(x)}
 """
 
 MODEL = ["--model", "cli_test_nets:tiny"]
@@ -132,6 +145,48 @@ def test_defaults_are_predicted_class_and_last_layer(folder: Path) -> None:
     }  # fmt: skip
 
 
+def test_grey_photos_for_a_model_of_one_channel(folder: Path) -> None:
+    model = ["--model", "cli_test_nets:grey"]
+    result = run("explain", "one.png", *model, *SMALL, "-o", "out", "--layers", "relu2", "--targets", "3")
+    assert result.exit_code == 0, result.output
+    import cli_test_nets
+
+    from fastcam.models import Preprocessing
+    from fastcam.photos import read_photo
+
+    view = Preprocessing(resize=32, crop=(32, 32)).view(read_photo(Path("one.png")))
+    grey = torch.from_numpy(np.asarray(view) / 255 @ [0.2989, 0.587, 0.114])[None, None].float()
+    inputs = (grey - 0.449) / 0.226
+    expected = fastcam.relevance_cam(cli_test_nets.grey(), inputs, targets=3, layer="relu2", normalize=False)
+    written = np.load("out/one/relevance_cam-relu2-3.npy")
+    assert written.std() > 0
+    np.testing.assert_allclose(written, expected[0].numpy(), rtol=1e-5, atol=1e-7)
+    with Image.open("out/one/relevance_cam-relu2-3.png") as image:
+        np.testing.assert_array_equal(np.asarray(image), overlay(np.asarray(view), written))
+
+
+def test_figure_of_many_classes_says_what_it_shows(folder: Path) -> None:
+    result = run(
+        "explain", "one.png", *MODEL, *SMALL, "-o", "out",
+        "--layers", "conv1,relu1,conv2,relu2", "--targets", "0,1,2,3,4,5,6",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[0] == ("one.png: 28 maps in out/one; figure.png shows the first 6 of 7 classes")
+    assert len(list((folder / "out" / "one").glob("*.npy"))) == 28
+
+
+@pytest.mark.parametrize("command", ["explain", "figure segmentation"])
+def test_a_photo_without_a_suffix_beside_its_pictures(command: str, folder: Path) -> None:
+    Path("one.png").rename("one")
+    result = run(*command.split(), "one", "a/two.jpg", *MODEL, *SMALL, "-o", ".")
+    assert result.exit_code == 0, result.output
+    with Image.open("one") as photo:
+        assert photo.size == (60, 40)
+    name = "figure.png" if command == "explain" else "segmentation.png"
+    assert Path("one-2", name).is_file()
+    assert Path("two", name).is_file()
+
+
 def test_equal_stems_do_not_meet(folder: Path) -> None:
     result = run("explain", "a/two.jpg", "b/two.jpg", "b/../a/two.jpg", *MODEL, *SMALL, "-o", "out")
     assert result.exit_code == 0, result.output
@@ -215,18 +270,22 @@ def test_photo_smaller_than_the_crop_is_named(folder: Path) -> None:
             "weights file none.pth does not exist: it must hold weights of this model",
             id="no weights file",
         ),
+        pytest.param(["--weights", "empty.pth"], "weights file empty.pth cannot be read (EOFError)", id="empty file"),
         pytest.param(["--weights", "other.pth"], "2 missing: 0", id="weights that do not fit"),
         pytest.param(["--model", "resnet5"], "resnet50", id="model"),
         pytest.param(["--model", "cli_test_nets:tini"], "close names: tiny", id="function"),
+        pytest.param(["--model", "cli_test_nets:Dict"], "a dict; have the function of --model return", id="dict"),
         pytest.param(["-o", "names.txt"], "names.txt", id="output is a file"),
     ],
 )
 def test_wrong_use_is_one_line(folder: Path, options: list[str], message: str) -> None:
     Path("short.txt").write_text("cat\ndog\n")
     torch.save({"other": torch.zeros(1)}, "other.pth")
+    Path("empty.pth").touch()
     result = run("explain", "one.png", *MODEL, *SMALL, "-o", "out", *options)
     assert result.exit_code == 2
     assert message.replace("2 missing: 0", "missing: conv1.weight") in one_line(result)
+    assert "output=" not in result.stderr
     assert files(folder / "out") == set() if (folder / "out").is_dir() else True
 
 
@@ -329,6 +388,31 @@ def test_tune_needs_a_device(tmp_path: Path) -> None:
     result = run("bench", "tune", "-o", str(tmp_path / "table.json"))
     assert result.exit_code == 2
     assert "measures on a CUDA device, and PyTorch finds none here" in result.output
+
+
+@pytest.mark.parametrize("given", [True, False], ids=["output", "the-devices-own"])
+def test_tune_writes_each_entry_at_once(given: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "tables"
+    table = tmp_path / "table.json" if given else folder / "NVIDIA Test.json"
+    counts: list[int] = []
+
+    def tune(layers: Any, batches: list[int], precision: str, device: torch.device, **rest: Any) -> None:
+        counts.append(sum(layers.values()))
+        assert (batches, precision, device.type) == ([4], "tf32", "cuda")
+        for key in ("a", "b"):
+            if key not in rest["known"]:
+                rest["keep"](key, {"algorithm": "triton"})
+                assert key in json.loads(table.read_text())
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(fastcam.commands.bench, "run_tuning", tune)
+    monkeypatch.setattr(fastcam.commands.bench, "table_path", lambda device: folder / "NVIDIA Test.json")
+    options = ["-o", str(table)] if given else []
+    for _ in range(2):
+        result = run("bench", "tune", *options, "--models", "resnet18", "--batches", "4", "--precision", "tf32")
+        assert result.exit_code == 0, result.output
+        assert f"2 entries in {table}" in result.output.replace("\n", "")
+    assert counts == [20, 20]
 
 
 def test_methods_are_listed_with_family_paper_and_cost() -> None:

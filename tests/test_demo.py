@@ -1,11 +1,14 @@
 import importlib.util
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -13,6 +16,7 @@ from fastcam import demo
 from fastcam.cli import app
 from fastcam.evaluation.errors import RunError
 from fastcam.evaluation.store import read_run
+from fastcam.plots import Block, Pixels, grid_figure, masked, write_png
 
 # Without Score-CAM and its hundreds of forward passes a layer.
 QUICK = {method: layers for method, layers in demo.METHODS.items() if method != "score_cam"}
@@ -24,11 +28,22 @@ TOP = {"chelsea": "tiger cat", "coffee": "espresso", "rocket": "missile", "motor
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def sensitivity() -> list[Any]:
+    """What the figure of class sensitivity is made of."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory, sensitivity: list[Any]) -> tuple[Path, str]:
+    def draw(photo: Pixels, blocks: Sequence[Block], **options: Any) -> Figure:
+        sensitivity[:] = [photo, blocks, options]
+        return grid_figure(photo, blocks, **options)
+
     folder = tmp_path_factory.mktemp("demo")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(demo, "METHODS", QUICK)
         patch.setattr(demo, "STUDY", SHORT)
+        patch.setattr(demo, "grid_figure", draw)
         result = CliRunner().invoke(app, ["demo", "-o", str(folder)])
     assert result.exit_code == 0, result.output
     return folder, result.stdout
@@ -71,6 +86,27 @@ def test_maps_sit_on_their_half_of_the_mosaic(
     high = values > values.mean() + values.std()
     half = high[:, :224] if left else high[:, 224:]
     assert half.sum() > 0.85 * high.sum()
+
+
+def test_sensitivity_shows_what_each_map_keeps(
+    written: tuple[Path, str], sensitivity: list[Any], tmp_path: Path
+) -> None:
+    folder = written[0] / "mosaic"
+    photo, (block,), options = sensitivity
+    layers = QUICK["relevance_cam"]
+    assert photo.shape == (224, 448, 3)
+    cat, coffee = options["rows"]
+    assert cat.startswith("tiger cat (282), probability 0.")
+    assert coffee.startswith("espresso (967), probability 0.")
+    assert options["columns"] == layers
+    assert len(block.cells) == 2 * len(layers)
+    for layer in layers:
+        for row, name in ((cat, "282-tiger-cat"), (coffee, "967-espresso")):
+            kept = masked(photo, np.load(folder / f"relevance_cam-{layer}-{name}.npy"))
+            np.testing.assert_array_equal(block.cells[row, layer], kept)
+            assert 0 < (kept != 0).mean() < 0.5
+    write_png(tmp_path / "again.png", grid_figure(photo, [block], **options))
+    assert (folder / "sensitivity.png").read_bytes() == (tmp_path / "again.png").read_bytes()
 
 
 @pytest.mark.parametrize(

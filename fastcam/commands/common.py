@@ -1,5 +1,6 @@
 """What the commands share: reading options, showing progress, and saying in one line what is wrong."""
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -14,6 +15,9 @@ from fastcam.pictures import Explained
 
 SOME_FAILED = 1
 WRONG_USE = 2
+
+# Advice that the command line, which takes no Python function, cannot follow.
+_PICK_THE_LOGITS = re.compile(r"pick (or make )?the logits with `output=`.*", re.DOTALL)
 
 
 def choose_device(name: str | None) -> torch.device:
@@ -101,5 +105,5 @@ def clean_errors() -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError, OSError, ModuleNotFoundError) as error:
-        complain(str(error))
+        complain(_PICK_THE_LOGITS.sub("have the function of --model return such a classifier", str(error)))
         raise typer.Exit(WRONG_USE) from error

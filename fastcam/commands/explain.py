@@ -22,7 +22,7 @@ from fastcam.models.loading import load_model
 from fastcam.models.preprocessing import parse_size
 from fastcam.network.arguments import check_choice
 from fastcam.photos import PhotoError, read_photo
-from fastcam.pictures import explain_photo, folder_names, write_pictures
+from fastcam.pictures import Explained, explain_photo, folder_names, write_pictures
 
 
 def explain(
@@ -52,6 +52,8 @@ def explain(
 ) -> None:
     """Show what in each photo speaks for a class: overlays, raw maps and a figure of methods x layers.
 
+    The figure shows as many of the classes as are legible; overlays and raw maps are those of all.
+
     Ends with 1 if a photo could not be read (the others are explained), with 2 if nothing could be done.
     """
     with clean_errors():
@@ -67,11 +69,12 @@ def explain(
         preprocessing = loaded.preprocessing.changed(resize=size, crop=crop_size)
         names = loaded.class_names if class_names is None else read_class_names(class_names)
         wanted = None if targets is None else parse_targets(targets, names)
+        # The same file named twice is explained once.
+        photos = list({photo.resolve(): photo for photo in reversed(photos)}.values())[::-1]
+        folders = folder_names(photos, output=output)
 
-    # The same file named twice is explained once.
-    photos = list({photo.resolve(): photo for photo in reversed(photos)}.values())[::-1]
     failed = False
-    for photo, folder_name in zip(photos, folder_names(photos), strict=True):
+    for photo, folder_name in zip(photos, folders, strict=True):
         try:
             view = preprocessing.view(read_photo(photo))
         except PhotoError as error:
@@ -95,7 +98,18 @@ def explain(
                 )
             check_class_names(names, len(explained.probabilities))
             write_pictures(folder, title=photo.name, view=view, explained=explained, names=names)
-        typer.echo(f"{photo}: {len(explained.maps)} maps in {folder}")
+        typer.echo(f"{photo}: {len(explained.maps)} maps in {folder}{_left_out(explained)}")
         print_top(explained, names)
     if failed:
         raise typer.Exit(SOME_FAILED)
+
+
+def _left_out(explained: Explained) -> str:
+    """What the figure does not show, if anything."""
+    layers, targets = explained.in_figure
+    shown = [
+        f"{len(part)} of {len(whole)} {what}"
+        for part, whole, what in ((layers, explained.layers, "layers"), (targets, explained.targets, "classes"))
+        if len(part) < len(whole)
+    ]
+    return f"; figure.png shows the first {' and '.join(shown)}" if shown else ""

@@ -234,10 +234,11 @@ def _draw_all(shared: Shared, kind: str, draw: Draw) -> None:
         preprocessing = loaded.preprocessing.changed(resize=size, crop=crop)
         names = loaded.class_names if shared.class_names is None else read_class_names(shared.class_names)
         targets = None if shared.targets is None else parse_targets(shared.targets, names)
-    # The same file named twice is drawn once.
-    photos = list({photo.resolve(): photo for photo in reversed(shared.photos)}.values())[::-1]
+        # The same file named twice is drawn once.
+        photos = list({photo.resolve(): photo for photo in reversed(shared.photos)}.values())[::-1]
+        folders = folder_names(photos, output=shared.output)
     failed = False
-    for number, (photo, folder) in enumerate(zip(photos, folder_names(photos), strict=True), start=1):
+    for number, (photo, folder) in enumerate(zip(photos, folders, strict=True), start=1):
         try:
             view = preprocessing.view(read_photo(photo))
         except ValueError as error:

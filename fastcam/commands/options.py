@@ -4,7 +4,13 @@ from typing import Annotated
 
 import typer
 
-Model = Annotated[str, typer.Option(help="A torchvision classifier, efficientnet_lite0, or package.module:function.")]
+Model = Annotated[
+    str,
+    typer.Option(
+        help="A torchvision classifier, efficientnet_lite0, or package.module:function. A function's model gets photos "
+        "as ImageNet's models do, in grey where its first convolution takes one channel."
+    ),
+]
 Weights = Annotated[
     str,
     typer.Option(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode
 
 from .efficientnet_lite0 import EfficientNetLite0, efficientnet_lite0, from_package_names
-from .preprocessing import Preprocessing, from_transforms
+from .preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, from_transforms
 from .state_dicts import load_strictly, read_state_dict
 
 EMBEDDED = "efficientnet_lite0"
@@ -28,6 +28,9 @@ EMBEDDED_PREPROCESSING = Preprocessing(
     std=(128 / 255,) * 3,
     interpolation=InterpolationMode.BICUBIC,
 )
+
+# Grey photos have no statistics of their own in common use: the means over ImageNet's channels.
+_GREY = Preprocessing(mean=(sum(IMAGENET_MEAN) / 3,), std=(sum(IMAGENET_STD) / 3,))
 
 # Only training uses the auxiliary classifiers, and files of weights hold them or not.
 _AUXILIARY = {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits.",)}
@@ -58,7 +61,8 @@ def load_model(name: str, *, weights: str = "default") -> LoadedModel:
 
     Args:
         name: a torchvision classifier, "efficientnet_lite0", or "package.module:function" for a function
-            without arguments that returns an nn.Module; the working directory is searched for the module.
+            without arguments that returns an nn.Module; the working directory is searched for the module. Its
+            preprocessing is ImageNet's, of grey photos where its first convolution takes one channel.
         weights: "default" (torchvision's best, downloaded once; a function's model as it comes), "none"
             (random; a function's model as it comes), one of torchvision's names for weights of this model
             ("IMAGENET1K_V1", downloaded once), or a file that holds a state dict. A file for a torchvision
@@ -155,7 +159,9 @@ def _own_function(name: str, weights: str) -> LoadedModel:
         )
     if weights not in ("default", "none"):
         load_strictly(model, read_state_dict(Path(weights)), source=weights)
-    return LoadedModel(model=model.eval(), preprocessing=Preprocessing(), class_names=None)
+    first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
+    preprocessing = _GREY if first is not None and first.in_channels == 1 else Preprocessing()
+    return LoadedModel(model=model.eval(), preprocessing=preprocessing, class_names=None)
 
 
 def _import_function(name: str) -> Callable[[], object]:

@@ -20,14 +20,14 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class Preprocessing:
     """Which part of a photo the network sees, at which size, and how its pixels are scaled.
 
-    In this order: centre crop to a square of `crop_share` of the short side, resize, centre crop, then
-    (pixel / 255 - mean) / std per channel.
+    In this order: centre crop to a square of `crop_share` of the short side, resize, centre crop, grey if the network
+    takes one channel, then (pixel / 255 - mean) / std per channel.
 
     Attributes:
         crop_share: share of the short side kept before resizing; None keeps the whole photo.
         resize: an int for the short side, keeping proportions; (height, width) for exactly that; or None.
         crop: (height, width) of the centre crop after resizing, or None.
-        mean: per channel, on the scale of 0 to 1.
+        mean: per channel, on the scale of 0 to 1: three, or one for a network that takes grey photos.
         std: per channel, on the scale of 0 to 1.
         interpolation: of the resize; photos are always resized with antialiasing.
     """
@@ -114,12 +114,14 @@ class Preprocessing:
         return pixels[..., top:bottom, left:right].contiguous()
 
     def tensor(self, view: Image.Image) -> Tensor:
-        """The scaled tensor (1, 3, H, W), float32, of what `view` returned."""
+        """The scaled tensor (1, C, H, W), float32, of what `view` returned."""
         return self.scaled(F.pil_to_tensor(view)[None])
 
     def scaled(self, views: Tensor) -> Tensor:
-        """(pixel / 255 - mean) / std of uint8 views (N, 3, H, W), on their device, float32."""
+        """(pixel / 255 - mean) / std of uint8 views (N, 3, H, W), on their device, float32: (N, C, H, W)."""
         pixels = F.convert_image_dtype(views, torch.float32)
+        if len(self.mean) == 1:
+            pixels = F.rgb_to_grayscale(pixels)
         scaled: Tensor = F.normalize(pixels, mean=list(self.mean), std=list(self.std))
         return scaled
 

@@ -31,7 +31,9 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         # The reason that torch gives advises to run code from the file.
         raise ValueError(f"weights file {path} is no plain state dict: {advice}") from error
     except (OSError, EOFError, RuntimeError, ValueError, KeyError) as error:
-        raise ValueError(f"weights file {path} cannot be read ({error}): {advice}") from error
+        # An empty file's EOFError says nothing.
+        reason = str(error) or type(error).__name__
+        raise ValueError(f"weights file {path} cannot be read ({reason}): {advice}") from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not isinstance(content, Mapping) or not content:

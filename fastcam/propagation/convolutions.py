@@ -60,10 +60,14 @@ def convolutions(model: nn.Module, images: Tensor, layer: LayerName = None) -> C
     """The convolutions behind `layer` on the way of relevance, with how often each kind occurs.
 
     images: (N, C, H, W), of the size that the model is run at; their values do not matter.
+    layer: None: the images, so that every convolution is behind it.
     """
     with torch.inference_mode(False), torch.no_grad():
         network = network_for(model, images)
-        route = find_route(network, [found.node for found in find_layers(network.graph, model, layer)])
+        found = (
+            [network.graph.images] if layer is None else [one.node for one in find_layers(network.graph, model, layer)]
+        )
+        route = find_route(network, found)
     units = [step.unit for step in route.plan.steps if step.node in route.rules and step.unit is not None]
     return Counter(_shape(unit, unit.input not in network.nonnegative) for unit in units if unit.geometry is not None)
 

@@ -92,8 +92,13 @@ def choose(operator: str, layer: Layer, device: torch.device, default: Callable[
     Raises:
         ValueError: the device's table holds something that is no choice; the message names file and entry.
     """
-    found = _table(TABLES, _name(device)).get(layer.key(operator))
+    found = _table(table_path(device)).get(layer.key(operator))
     return default(layer) if found is None else found
+
+
+def table_path(device: torch.device) -> Path:
+    """Return where the table of a device stands, or would stand."""
+    return TABLES / f"{_name(device)}.json"
 
 
 @cache
@@ -103,8 +108,7 @@ def _name(device: torch.device) -> str:
 
 
 @cache
-def _table(folder: Path, name: str) -> Mapping[str, Choice]:
-    path = folder / f"{name}.json"
+def _table(path: Path) -> Mapping[str, Choice]:
     return read_table(path) if path.exists() else {}
 
 

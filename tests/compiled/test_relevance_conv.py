@@ -39,7 +39,9 @@ HERE = [name for name in SHIPPED if " sums " in name and name not in TWINS] + CL
 PAIRS = [(name, "sm_90") for name in HERE] + [(name, chip) for name in EVERYWHERE for chip in ("sm_80", "sm_100")]
 PRODUCTS = [(name, target) for name, target in PAIRS if "depthwise" not in name]
 
-compiled = compiler_of(SHIPPED, PAIRS)
+AMD = [(name, "gfx942") for name in EVERYWHERE]
+
+compiled = compiler_of(SHIPPED, PAIRS + AMD)
 
 
 @pytest.mark.parametrize(("name", "target"), PAIRS)
@@ -52,6 +54,15 @@ def test_compiles_without_spills_within_the_chip(name: str, target: str) -> None
     if target == "sm_90":
         # At 168 registers three blocks of 128 threads fit a multiprocessor.
         assert code.registers <= 168
+
+
+@pytest.mark.parametrize(("name", "target"), AMD)
+def test_compiles_for_amd_without_spills(name: str, target: str) -> None:
+    code = compiled(name, target)
+    assert code.loads > 0
+    assert (code.spills, code.stack) == (0, 0)
+    assert code.shared <= aot.SHARED_LIMIT[target]
+    assert (code.matrix_products > 0) is ("depthwise" not in name)
 
 
 @pytest.mark.parametrize(("name", "target"), PRODUCTS)

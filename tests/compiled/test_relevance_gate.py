@@ -14,7 +14,9 @@ TABLE = Path(__file__).parents[2] / "bench" / "results" / f"aot-triton-{triton._
 FIRST = next(name for name in SHIPPED if " finish " in name)
 PAIRS = [(name, "sm_90") for name in SHIPPED] + [(FIRST, "sm_80"), (FIRST, "sm_100")]
 
-compiled = compiler_of(SHIPPED, PAIRS)
+AMD = (FIRST, "gfx942")
+
+compiled = compiler_of(SHIPPED, [*PAIRS, AMD])
 
 
 @pytest.mark.parametrize(("name", "target"), PAIRS)
@@ -25,6 +27,14 @@ def test_compiles_without_spills_and_fills_the_multiprocessor(name: str, target:
     assert code.shared <= 2048
     # 64 registers: all threads of a multiprocessor are resident on half of its warps at least.
     assert code.registers <= 64
+
+
+def test_compiles_for_amd_without_spills() -> None:
+    code = compiled(*AMD)
+    assert code.wide_loads > 0
+    assert code.wide_stores > 0
+    assert (code.spills, code.stack) == (0, 0)
+    assert code.shared <= aot.SHARED_LIMIT[AMD[1]]
 
 
 @pytest.mark.parametrize(("name", "target"), PAIRS)

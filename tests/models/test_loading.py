@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torchvision
+from PIL import Image
 from torch import nn
 
 from fastcam.models import load_model
@@ -229,12 +230,13 @@ def test_file_without_a_state_dict(
         pytest.param(lambda p: (p.unlink(), p.mkdir()), id="folder"),
     ],
 )
-def test_unreadable_file_is_named(damage: Any, tmp_path: Path) -> None:
+def test_unreadable_file_is_named_with_the_reason(damage: Any, tmp_path: Path) -> None:
     path = tmp_path / "w.pth"
     save(path, {"a": torch.zeros(100)})
     damage(path)
-    with pytest.raises(ValueError, match=r"weights file .*w\.pth"):
+    with pytest.raises(ValueError, match=r"weights file .*w\.pth") as caught:
         read_state_dict(path)
+    assert "read ():" not in str(caught.value)
 
 
 def test_embedded_model_takes_files_under_either_names(tmp_path: Path) -> None:
@@ -254,6 +256,12 @@ SIZE = 4
 
 def build():
     return nn.Sequential(nn.Flatten(), nn.Linear(SIZE, 2))
+
+def grey():
+    return nn.Sequential(nn.Sequential(nn.Conv2d(1, 3, 3)), nn.Conv2d(3, 1, 3), nn.Flatten(), nn.Linear(SIZE, 2))
+
+def colour():
+    return nn.Sequential(nn.Sequential(nn.Conv2d(3, 1, 3)), nn.Conv2d(1, 1, 3), nn.Flatten(), nn.Linear(SIZE, 2))
 
 def number():
     return 3
@@ -284,6 +292,17 @@ def test_function_of_ones_own(own_module: str, tmp_path: Path) -> None:
     state = {"1.weight": torch.ones(2, 4), "1.bias": torch.zeros(2)}
     model = load_model(f"{own_module}:build", weights=save(tmp_path / "w.pth", state)).model
     assert torch.equal(model.state_dict()["1.weight"], state["1.weight"])
+
+
+@pytest.mark.parametrize(("function", "channels"), [("grey", 1), ("colour", 3)])
+def test_photos_are_grey_where_the_first_convolution_takes_one_channel(
+    function: str, channels: int, own_module: str
+) -> None:
+    loaded = load_model(f"{own_module}:{function}")
+    geometry = loaded.preprocessing.changed(resize=(6, 6))
+    inputs = geometry.tensor(geometry.view(Image.new("RGB", (9, 7), "red")))
+    assert inputs.shape == (1, channels, 6, 6)
+    assert loaded.model(inputs).shape == (1, 2)
 
 
 @pytest.mark.parametrize(

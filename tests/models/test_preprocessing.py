@@ -137,11 +137,27 @@ def test_scaling_of_a_batch_is_that_of_each_view() -> None:
     assert batch.dtype == torch.uint8
 
 
-@pytest.mark.parametrize("preprocessing", [Preprocessing(), EMBEDDED_PREPROCESSING], ids=["imagenet", "embedded"])
+GREY = Preprocessing(mean=(0.4,), std=(0.2,))
+
+
+@pytest.mark.parametrize(
+    "preprocessing", [Preprocessing(), EMBEDDED_PREPROCESSING, GREY], ids=["rgb", "embedded", "grey"]
+)
 def test_black_is_what_a_black_photo_becomes(preprocessing: Preprocessing) -> None:
     scaled = preprocessing.scaled(torch.zeros(1, 3, 2, 2, dtype=torch.uint8))
-    expected = torch.tensor(preprocessing.black).view(1, 3, 1, 1).expand(1, 3, 2, 2)
+    expected = torch.tensor(preprocessing.black).view(1, -1, 1, 1).expand(1, -1, 2, 2)
     torch.testing.assert_close(scaled, expected)
+
+
+def test_one_channel_is_the_photo_in_grey() -> None:
+    preprocessing = GREY.changed(resize=(5, 7))
+    view = preprocessing.view(noise(30, 20))
+    # Pillow's grey, rounded to 8 bits, and torchvision's weights, rounded to 4 digits.
+    expected = (np.asarray(view.convert("L")) / 255 - 0.4) / 0.2
+    found = preprocessing.tensor(view)
+    assert found.shape == (1, 1, 5, 7)
+    assert found.dtype == torch.float32
+    np.testing.assert_allclose(found[0, 0], expected, rtol=0, atol=0.7 / 255 / 0.2)
 
 
 @pytest.mark.parametrize(("text", "size"), [("224", 224), ("224x320", (224, 320)), (" 64X32 ", (64, 32)), ("1", 1)])

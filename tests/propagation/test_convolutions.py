@@ -22,6 +22,14 @@ def test_those_behind_a_layer_with_their_counts() -> None:
     assert found == {down: 1, shortcut: 1, first: 1, plain: 2}
 
 
+def test_without_a_layer_all_of_them() -> None:
+    model = resnet18(weights=None).eval()
+    found = convolutions(model, torch.zeros(2, 3, 64, 64))
+    assert sum(found.values()) == sum(isinstance(module, nn.Conv2d) for module in model.modules())
+    (stem,) = [conv for conv in found if conv.channels == 3]
+    assert stem.signed
+
+
 @pytest.mark.parametrize("name", ["odd_sizes", "same_padding", "groups_and_shuffle", "linear_bottleneck"])
 def test_sizes_and_signs_are_those_of_the_network(name: str) -> None:
     model, images = ZOO[name].shared(torch.float32), ZOO[name].images(dtype=torch.float32)
