@@ -35,8 +35,13 @@ def report(
         Path | None, typer.Option(help="Likewise.", metavar="FILE", show_default="as in the run")
     ] = None,
     gallery: Annotated[
-        int, typer.Option(help="The most images per model in the gallery; their maps are made anew. 0: none.", min=0)
-    ] = 12,
+        int | None,
+        typer.Option(
+            help="The most images per model in the gallery; their maps are made anew. 0: none.",
+            min=0,
+            show_default="the worst and the best by each metric",
+        ),
+    ] = None,
     device: options.Device = None,
 ) -> None:
     """Make one HTML page of runs: tables beside the papers' figures, curves, scatter plots, a gallery, costs.

@@ -6,11 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fastcam.evaluation.published import Published
-from fastcam.evaluation.tables import Figure, Key, Line, Results
+from fastcam.evaluation.tables import ADCC_OF_MEANS, Figure, Key, Line, Results
 from fastcam.metrics.metric import Column
 
 # Tables up to so many columns hold several models side by side.
 _WIDEST = 8
+
+# Both means of ADCC are printed alike, also where a paper has only one of them.
+_ADCC = frozenset({"adcc", ADCC_OF_MEANS.name})
 
 # Methods that explain nothing: never the best of a column.
 BASELINES = frozenset({"fake_cam", "random_cam"})
@@ -176,7 +179,8 @@ def shown_columns(results: Results) -> list[Shown]:
 
 
 def _shown(column: Column, results: Results) -> Shown:
-    printed = [line.published[column.name] for line in results.lines if column.name in line.published]
+    alike = _ADCC if column.name in _ADCC else {column.name}
+    printed = [line.published[name] for line in results.lines for name in alike if name in line.published]
     return Shown(
         column=column,
         decimals=max((p.decimals for p in printed), default=2 if column.unit == "%" else 3),

@@ -20,6 +20,7 @@ Key = tuple[str, str, str]  # model, layer, method
 
 DIFFICULT = "_difficult"
 ADCC_OF_MEANS = Column(name="adcc_of_means", title="ADCC of the means", better="higher")
+_ADCC_PARTS = ("adcc_coherency", "adcc_complexity", "adcc_drop")
 
 # Of the bootstrap's intervals, where nothing else is asked for.
 RESAMPLES = 1000
@@ -87,8 +88,9 @@ def results(
     Figures are means over the rows in float64; for columns of kind "class mean" (the pointing game) means over the
     classes' means. Rows in which a column is NaN are left out of that column and counted. Two kinds of columns are made
     where the rows have what they need: `adcc_of_means`, the ADCC of the mean coherency, complexity and drop, beside the
-    mean of the images' ADCC (Poppi et al. 2021, eq. 5, leaves open which is meant); and `NAME_difficult`, a
-    localisation figure over the rows marked difficult alone (Zhang et al. 2018).
+    mean of the images' ADCC (Poppi et al. 2021 write eq. 5 for one image; their table 2 satisfies it by its printed
+    means, so that it is the ADCC of the means which they publish); and `NAME_difficult`, a localisation figure over the
+    rows marked difficult alone (Zhang et al. 2018).
 
     The interval is the percentile bootstrap's: `resamples` times, as many rows are drawn with replacement as there are,
     and the figure is computed of each draw; the interval holds the share `level` of these in its middle. The draws
@@ -112,18 +114,17 @@ def results(
     names = set(rows.column_names)
     columns = [c for c in study_columns(study, metrics) if c.name in names and not c.curve]
     localised = {c.name for m in study.metrics if "regions" in metrics[m].needs for c in metrics[m].columns}
-    soft = study.options.get("mask", "soft") == "soft"
     found = {}
     for key, group in _groups(rows, [c.name for c in columns]):
         parts = _parts(group, columns, localised)
-        figures = _figures(parts, group.labels, _Interval(resamples, level, seed), adcc=soft)
+        figures = _figures(parts, group.labels, _Interval(resamples, level, seed))
         found[key] = Line(model=key[0], layer=key[1], method=key[2], count=len(group.labels), figures=figures)
     lines = [
         replace(line, published=published_figures(study, model=key[0], layer=key[1], method=key[2]))
         for key, line in found.items()
     ]
     lines = _ordered([*lines, *_only_published(study, found)], study)
-    made = {name for line in lines for name in (*line.figures, *line.published)}
+    made = {name for line in lines for name in (*line.figures, *line.published)} - {c.name for c in columns if c.hidden}
     return Results(columns=tuple(c for c in _all_columns(columns) if c.name in made), lines=tuple(lines))
 
 
@@ -234,12 +235,12 @@ def _all_columns(columns: Sequence[Column]) -> list[Column]:
     found: list[Column] = []
     for column in columns:
         found += [column, _difficult(column)]
-    return [*found, ADCC_OF_MEANS]
+        if column.name == "adcc":
+            found.append(ADCC_OF_MEANS)
+    return found
 
 
-def _figures(
-    parts: Sequence[_Part], labels: NDArray[np.int64], interval: _Interval, *, adcc: bool
-) -> dict[str, Figure]:
+def _figures(parts: Sequence[_Part], labels: NDArray[np.int64], interval: _Interval) -> dict[str, Figure]:
     order, starts = _by_class(labels)
     once = np.ones((1, len(labels)))
     values = {p.column.name: _aggregate(p, once, order, starts) for p in parts}
@@ -249,12 +250,11 @@ def _figures(
             draws[p.column.name].append(_aggregate(p, counts, order, starts))
     drawn = {name: np.concatenate(several) for name, several in draws.items()}
     counted = {p.column.name: (int((~np.isnan(p.values)).sum()), p.rows) for p in parts}
-    needed = ("coherency", "complexity", "drop")
-    if adcc and all(name in values for name in needed):
+    if all(part in values for part in _ADCC_PARTS):
         name = ADCC_OF_MEANS.name
-        values[name] = adcc_of(*(values[n] for n in needed))
-        drawn[name] = adcc_of(*(drawn[n] for n in needed))
-        counted[name] = min(counted[n] for n in needed)
+        values[name] = adcc_of(*(values[part] for part in _ADCC_PARTS))
+        drawn[name] = adcc_of(*(drawn[part] for part in _ADCC_PARTS))
+        counted[name] = min(counted[part] for part in _ADCC_PARTS)
     return {
         name: Figure(
             value=float(value[0]),
@@ -308,7 +308,8 @@ def _only_published(study: Study, found: Mapping[Key, Line]) -> list[Line]:
 def _ordered(lines: Sequence[Line], study: Study) -> list[Line]:
     """Lines in the order of the study's models, layers and methods; what it does not name comes first.
 
-    But a layer that it does not name (a method's own, where others have those of the study) comes last.
+    But a layer that it does not name (a method's own) comes last where it stands apart from several of the study;
+    beside a single one, the order is that of the methods.
     """
     models = [m.name for m in study.models]
     layers = {m.name: list(m.layers or ()) for m in study.models}
@@ -318,6 +319,8 @@ def _ordered(lines: Sequence[Line], study: Study) -> list[Line]:
         return names.index(name) if name in names else -1
 
     def depth(named: list[str], layer: str) -> int:
+        if len(named) < 2:
+            return 0
         return len(named) if layer and layer not in named else place(named, layer)
 
     return sorted(
@@ -330,24 +333,44 @@ def _ordered(lines: Sequence[Line], study: Study) -> list[Line]:
     )
 
 
-def mean_curves(rows: "pa.Table", column: str) -> dict[Key, Values]:
-    """The mean curve of each model, layer and method, in float64; curves of unlike lengths are brought to 101 points.
+@dataclass(frozen=True, eq=False)
+class MeanCurve:
+    """The mean score (S,) at each share of the pixels (S,), from 0 to 1, both in float64."""
 
-    A curve's points lie at equal steps from 0 to 1; rows with a NaN in the curve, or with none, are left out.
+    shares: Values
+    scores: Values
+
+
+def mean_curves(rows: "pa.Table", metric: str) -> dict[Key, MeanCurve]:
+    """The mean curve of each model, layer and method, by the columns METRIC_curve and METRIC_step.
+
+    Points lie a step apart, the last one at 1. Where some curves' points lie elsewhere, all are brought to 101 points.
+    Rows with a NaN in the curve, or with none, are left out.
     """
-    curves: dict[Key, Values] = {}
+    curves: dict[Key, MeanCurve] = {}
     for key, at in groups_of(rows):
-        lists = rows.column(column).take(at).drop_null().combine_chunks()
+        own = rows.select([f"{metric}_curve", f"{metric}_step"]).take(at)
+        own = own.filter(own.column(0).is_valid())
+        lists = own.column(0).combine_chunks()
         offsets = np.asarray(lists.offsets).astype(np.int64)
         flat = np.asarray(lists.values).astype(np.float64)
-        pieces = [flat[a:b] for a, b in pairwise(offsets) if b > a]
-        if len({len(p) for p in pieces}) > 1:
-            grid = np.linspace(0, 1, 101)
-            pieces = [np.interp(grid, np.linspace(0, 1, len(p)), p) for p in pieces]
-        pieces = [p for p in pieces if not np.isnan(p).any()]
-        if pieces:
-            curves[key] = np.mean(np.stack(pieces), axis=0)
+        steps = own.column(1).to_numpy().astype(np.float64)
+        pieces = [(flat[a:b], step) for (a, b), step in zip(pairwise(offsets), steps, strict=True) if b > a]
+        pieces = [(scores, step) for scores, step in pieces if not np.isnan(scores).any()]
+        if not pieces:
+            continue
+        places = {(len(scores), step) for scores, step in pieces}
+        shares = _shares(*places.pop()) if len(places) == 1 else _shares(101, 0.01)
+        brought = [np.interp(shares, _shares(len(scores), step), scores) for scores, step in pieces]
+        curves[key] = MeanCurve(shares, np.mean(np.stack(brought), axis=0))
     return curves
+
+
+def _shares(points: int, step: float) -> Values:
+    """Where a curve's points lie: 0, step, 2 step, ..., 1."""
+    shares: Values = np.arange(points, dtype=np.float64) * step
+    shares[-1] = 1
+    return shares
 
 
 def printed_seconds(study: Study) -> dict[tuple[str, str], str]:

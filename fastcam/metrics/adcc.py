@@ -55,8 +55,14 @@ def _complexity(trial: Trial, options: Options) -> Mapping[str, Tensor]:
 
 def _adcc(trial: Trial, options: Options) -> Mapping[str, Tensor]:
     baseline = options["baseline"]
+    coherency, complexity = _coherency_of(trial, baseline), map_complexity(trial.normalized)
     drop = drop_share(trial, "soft", baseline)
-    return {"adcc": harmonic_adcc(_coherency_of(trial, baseline), map_complexity(trial.normalized), drop)}
+    return {
+        "adcc": harmonic_adcc(coherency, complexity, drop),
+        "adcc_coherency": coherency,
+        "adcc_complexity": complexity,
+        "adcc_drop": 100 * drop,
+    }
 
 
 COHERENCY = Metric(
@@ -80,7 +86,13 @@ ADCC = Metric(
     name="adcc",
     title="ADCC",
     source="Poppi et al. 2021, eq. 5",
-    columns=(Column(name="adcc", title="ADCC", better="higher"),),
+    columns=(
+        Column(name="adcc", title="ADCC", better="higher"),
+        # Of their means the ADCC of the means is made, whatever other metrics a study has and whatever their mask.
+        Column(name="adcc_coherency", title="Coherency in ADCC", better="higher", hidden=True),
+        Column(name="adcc_complexity", title="Complexity in ADCC", better="lower", hidden=True),
+        Column(name="adcc_drop", title="Drop in ADCC", better="lower", unit="%", hidden=True),
+    ),
     measure=_adcc,
     needs=frozenset({"explain"}),
     options={"baseline": 0.0},
@@ -149,7 +161,7 @@ def adcc(
     """ADCC (adcc eq. 5): the harmonic mean of coherency, 1 - complexity and 1 - average drop, for each image.
 
     The drop is that of the soft mask. 0 if any part is 0. A data set's figure is the mean of these, or the value of
-    the parts' means (`harmonic_adcc`): they differ.
+    the parts' means (`harmonic_adcc`), as in the paper's table 2: they differ.
 
     Args:
         model, images, maps, targets, common: see `fastcam.metrics.evaluate`.

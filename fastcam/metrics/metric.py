@@ -24,6 +24,7 @@ class Column:
     aggregate: how a data set's figure is made of the rows: their mean; or the mean within each class, then over the
         classes.
     curve: the value is (M, S), drawn but not averaged into one number.
+    hidden: kept in rows and shown in no table: other figures are made of it.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Column:
     unit: Literal["%", ""] = ""
     aggregate: Literal["mean", "class mean"] = "mean"
     curve: bool = False
+    hidden: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

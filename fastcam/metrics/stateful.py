@@ -13,6 +13,8 @@ In a `torchmetrics.MetricCollection`, give `update` its arguments by name (image
 metric takes those that it knows. One that holds the same metric for two models needs `compute_groups=False`, since
 torchmetrics takes metrics for one whose states agree after the first batch. Several metrics of the same images share
 their forward passes in `fastcam.metrics.evaluate`, which gives the values per image; here every metric runs its own.
+
+`fastcam.metrics.randomization` and `selectivity` have none here: they give stages and channels, not a value per map.
 """
 
 from collections.abc import Callable, Mapping

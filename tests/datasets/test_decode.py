@@ -53,6 +53,19 @@ def test_equals_the_photo_reader(tmp_path: Path, mode: str, suffix: str, options
         assert_close(decode(path, upright=upright), reader(path))
 
 
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("upright", [True, False], ids=["upright", "stored"])
+def test_jpegs_are_decoded_by_torchvision(
+    tmp_path: Path, mode: str, upright: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "photo.jpg"
+    noise(mode).save(path)
+    expected = read_photo(path)
+    monkeypatch.setattr("fastcam.datasets.decode.read_photo", pytest.fail)
+    monkeypatch.setattr("fastcam.datasets.decode.read_stored", pytest.fail)
+    assert_close(decode(path, upright=upright), expected)
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
 def test_photos_to_be_turned(tmp_path: Path, suffix: str, orientation: int) -> None:

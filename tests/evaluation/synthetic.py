@@ -26,14 +26,21 @@ METRICS = {
         _metric(Column(name="increase", title="Average increase", better="higher", unit="%")),
         _metric(Column(name="coherency", title="Coherency", better="higher")),
         _metric(Column(name="complexity", title="Complexity", better="lower")),
-        _metric(Column(name="adcc", title="ADCC", better="higher")),
+        _metric(
+            Column(name="adcc", title="ADCC", better="higher"),
+            Column(name="adcc_coherency", title="Coherency in ADCC", better="higher", hidden=True),
+            Column(name="adcc_complexity", title="Complexity in ADCC", better="lower", hidden=True),
+            Column(name="adcc_drop", title="Drop in ADCC", better="lower", unit="%", hidden=True),
+        ),
         _metric(
             Column(name="insertion", title="Insertion", better="higher"),
             Column(name="insertion_curve", title="Insertion curve", better=None, curve=True),
+            Column(name="insertion_step", title="Insertion step", better=None, hidden=True),
         ),
         _metric(
             Column(name="deletion", title="Deletion", better="lower"),
             Column(name="deletion_curve", title="Deletion curve", better=None, curve=True),
+            Column(name="deletion_step", title="Deletion step", better=None, hidden=True),
         ),
         _metric(
             Column(name="pointing", title="Pointing game", better="higher", aggregate="class mean"), needs=["regions"]
@@ -98,6 +105,8 @@ def _value(column: Column, quality: float, generator: np.random.Generator) -> fl
     if column.curve:
         x = np.linspace(0, 1, 29)
         return (quality * (x if column.name.startswith("insertion") else (1 - x) ** 3)).tolist()
+    if column.name.endswith("_step"):
+        return 1 / 28
     noisy = float(np.clip(quality + 0.1 * generator.standard_normal(), 0.01, 0.99))
     good = noisy if column.better != "lower" else 1 - noisy
     if column.name in ("increase", "pointing"):

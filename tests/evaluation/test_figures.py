@@ -10,18 +10,23 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 from typer.testing import CliRunner
 
+import fastcam
 from fastcam import metrics
 from fastcam.attribution import Ucag
 from fastcam.cli import app
 from fastcam.datasets.sample import Box
-from fastcam.evaluation.figures import upscaling
+from fastcam.evaluation.figures import sanity, segmentation, selectivity, sensitivity, upscaling
 from fastcam.evaluation.figures.curves import judge
+from fastcam.evaluation.figures.panels import Cell, Panel, Plot, Section
 from fastcam.evaluation.figures.regions import part_boxes
-from fastcam.evaluation.figures.subject import Subject
+from fastcam.evaluation.figures.subject import Subject, with_targets
+from fastcam.evaluation.sanity import randomization
 from fastcam.plots import resized
 from tests.evaluation.conftest import MODEL
 from tests.evaluation.nets import tiny
@@ -166,3 +171,128 @@ def test_partial_maps_are_drawn_as_they_enter_the_sum(subject: Subject, monkeypa
         tile = values[y * half : (y + 1) * half, x * half : (x + 1) * half]
         np.testing.assert_allclose(tile, resized(expected, (half, half)).clip(min=0), rtol=1e-5, atol=1e-7)
         assert tile.any()
+
+
+# -- what the figures' panels hold
+
+Sections = list[Section]
+
+
+@pytest.fixture
+def sections(monkeypatch: pytest.MonkeyPatch) -> Sections:
+    """What the figures made in a test are drawn of."""
+    found: Sections = []
+
+    def spy(given: Sections, **_: object) -> Figure:
+        found.extend(given)
+        return Figure()
+
+    for module in (sanity, segmentation, selectivity, sensitivity):
+        monkeypatch.setattr(module, "panel_figure", spy)
+    return found
+
+
+def panel(cell: Cell) -> Panel:
+    assert isinstance(cell, Panel)
+    return cell
+
+
+def axes_of(cell: Cell) -> Axes:
+    """A plot, drawn."""
+    assert isinstance(cell, Plot)
+    axes = Figure().subplots()
+    cell.draw(axes)
+    return axes
+
+
+def map_of(subject: Subject, target: int, layer: str) -> NDArray[np.float32]:
+    maps = fastcam.relevance_cam(subject.model, subject.inputs, target, layer, normalize=False)
+    return maps[0].numpy()
+
+
+def test_contrasts_are_red_for_the_first_class_and_blue_for_the_other(subject: Subject, sections: Sections) -> None:
+    layers, targets = ("relu1", "relu2"), (2, 0)
+    sensitivity.sensitivity_figure(with_targets(subject, targets), layers=layers)
+    *_, (name, cells) = sections[0].rows.items()
+    assert name == "class 2\nless class 0"
+    told, *contrasts = map(panel, cells)
+    assert told.note == "red: class 2\nblue: class 0"
+    correlations = []
+    for layer, contrast in zip(layers, contrasts, strict=True):
+        first, other = (map_of(subject, target, layer) for target in targets)
+        a, b = ((m - m.mean()) / m.std() for m in (first, other))
+        # What is laid over the photo, as much red more than blue as the first class prevails.
+        colours = contrast.picture.astype(float) - subject.photo / 2
+        redder = colours[..., 0] - colours[..., 2]
+        clear = np.abs(a - b) > 0.2
+        assert clear.any()
+        assert (np.sign(redder) == np.sign(a - b))[clear].all()
+        correlations.append(np.corrcoef(first.flat, other.flat)[0, 1])
+        assert contrast.note == f"correlation {correlations[-1]:.2f}"
+    assert len({f"{correlation:.2f}" for correlation in correlations}) == 2
+
+
+@pytest.mark.parametrize("deviations", [0.0, 1.0, 1.5])
+def test_a_region_is_what_exceeds_the_threshold(deviations: float, subject: Subject, sections: Sections) -> None:
+    layers = ("relu1", "relu2")
+    segmentation.segmentation_figure(with_targets(subject, (1,)), layers=layers, deviations=deviations)
+    assert list(sections[0].rows) == list(layers)
+    for layer, cells in sections[0].rows.items():
+        values = map_of(subject, 1, layer)
+        high = values > values.mean() + deviations * values.std()
+        assert 0 < high.sum() < 0.75 * high.size
+        _, outlined, kept = map(panel, cells)
+        assert outlined.region is not None
+        np.testing.assert_array_equal(outlined.region, high)
+        np.testing.assert_array_equal(outlined.picture, subject.photo)
+        assert outlined.boxes == part_boxes(high)
+        assert outlined.note.startswith(f"{high.mean():.0%} of the pixels")
+        np.testing.assert_array_equal(kept.picture, np.where(high[..., None], subject.photo, 0))
+
+
+def test_stages_are_those_of_their_mode(subject: Subject, sections: Sections) -> None:
+    stages = ("fc", "conv2", "conv1")
+    modes = ("cascading", "independent")
+    sanity.sanity_figure(with_targets(subject, (1,)), layers=("relu1",), modes=modes, stages=stages, seed=3)
+    (section,) = sections
+    own = subject.overlay("relevance_cam", map_of(subject, 1, "relu1"))
+    pictures = {}
+    for mode in modes:
+        expected = list(
+            randomization(
+                subject.model, subject.inputs, 1, "relu1", method="relevance_cam", mode=mode, layers=stages, seed=3
+            )
+        )
+        _, whole, *shown = map(panel, section.rows[mode])
+        np.testing.assert_array_equal(whole.picture, own)
+        assert [cell.title for cell in shown] == list(stages)
+        for cell, stage in zip(shown, expected, strict=True):
+            correlation, ssim = float(stage.rank_correlation), float(stage.ssim)
+            assert cell.note == f"rank corr. {correlation:.2f}, SSIM {ssim:.2f}"
+            np.testing.assert_array_equal(cell.picture, subject.overlay("relevance_cam", stage.maps[0].numpy()))
+        # Or captions could be exchanged.
+        assert any(f"{float(s.rank_correlation):.2f}" != f"{float(s.ssim):.2f}" for s in expected)
+        (plot,) = section.rows[f"{mode}, all stages"]
+        lines = {line.get_label(): line.get_ydata() for line in axes_of(plot).lines}
+        np.testing.assert_allclose(lines["rank correlation"], [float(s.rank_correlation) for s in expected])
+        np.testing.assert_allclose(lines["SSIM"], [float(s.ssim) for s in expected])
+        pictures[mode] = [cell.picture for cell in shown]
+    assert not np.array_equal(pictures["cascading"][-1], pictures["independent"][-1])
+
+
+def test_weights_are_drawn_upwards_from_zero(subject: Subject, sections: Sections) -> None:
+    selectivity.selectivity_figure(with_targets(subject, (1,)), methods=("grad_cam",), layers=("relu2",), top=2)
+    info = fastcam.grad_cam(subject.model, subject.inputs, 1, "relu2", return_info=True)
+    weights = info.weights[0].numpy() / info.weights.abs().max().item()
+    largest = np.argsort(-weights)[:2]
+    plot, *most, _ = sections[0].rows["grad_cam"]
+    axes = axes_of(plot)
+    drawn, marked = (np.array(lines.get_segments()) for lines in axes.collections)
+    # Each from (channel, 0) to (channel, weight).
+    np.testing.assert_allclose(drawn, [[[k, 0], [k, weight]] for k, weight in enumerate(weights)], atol=1e-6)
+    np.testing.assert_allclose(marked, [[[k, 0], [k, weights[k]]] for k in largest], atol=1e-6)
+    low, high = axes.get_ylim()
+    assert low < weights.min() < 0 < weights.max() < high
+    for k, cell in zip(largest, map(panel, most), strict=True):
+        assert cell.title == f"channel {k}"
+        assert cell.note.startswith(f"weight {weights[k]:.2f}")

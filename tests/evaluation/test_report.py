@@ -29,6 +29,7 @@ from fastcam.evaluation.report.gallery import Gallery, choose_samples, data_uri,
 from fastcam.evaluation.report.page import _embedded, write_report
 from fastcam.evaluation.report.scatter import scatter
 from fastcam.evaluation.store import Run, Store, read_run
+from fastcam.evaluation.tables import MeanCurve
 from fastcam.evaluation.tables import results as figures
 from fastcam.metrics.metric import Column
 from fastcam.metrics.registry import METRICS
@@ -213,6 +214,19 @@ def test_pictures_are_the_maps_of_the_class_explained(marked: tuple[Path, list[s
         ]
 
 
+def test_pictures_of_random_methods_follow_the_studys_seed(reference: Run) -> None:
+    def pictures(seed: int) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for card in gallery(replace(reference, study=replace(reference.study, seed=seed))).cards:
+            for each in card.maps:
+                found.setdefault(each.method, []).append(each.picture)
+        return found
+
+    first, again, other = pictures(0), pictures(0), pictures(1)
+    assert first == again
+    assert [method for method, several in first.items() if several != other[method]] == ["random_cam"]
+
+
 def test_maps_of_other_weights_are_told(reference: Run) -> None:
     bias = tiny().fc.bias
     before = bias.detach().clone()
@@ -262,12 +276,15 @@ def test_curves_run_from_left_to_right_and_up() -> None:
     column = Column(name="c", title="C", better=None, curve=True)
     group = Group("m", "")
     keys = [("m", "one", "a"), ("m", "two", "b")]
-    drawn = {keys[0]: np.array([0.0, 0.35, 0.7]), keys[1]: np.array([0.7, 0.0])}
+    drawn = {
+        keys[0]: MeanCurve(np.array([0.0, 0.75, 1.0]), np.array([0.0, 0.35, 0.7])),
+        keys[1]: MeanCurve(np.array([0.0, 1.0]), np.array([0.7, 0.0])),
+    }
     (plot,) = plots({"c": drawn}, [column], ["b", "a"], dict.fromkeys(keys, group))
     assert plot.place == "m"
     assert {stroke.method: (stroke.series, stroke.points) for stroke in plot.strokes} == {
         # Up to 0.8, at a height of 12: y = 228 - 216 v / 0.8.
-        "a": (1, "46.0,228.0 228.0,133.5 410.0,39.0"),
+        "a": (1, "46.0,228.0 319.0,133.5 410.0,39.0"),
         "b": (0, "46.0,39.0 410.0,228.0"),
     }
     assert [(tick.at, tick.text) for tick in plot.up] == [
@@ -309,7 +326,7 @@ def test_data_in_the_page_end_no_element() -> None:
 def test_samples_are_the_best_and_the_worst(reference: Run) -> None:
     """By the mean over methods and layers without baselines: here of eigen_cam alone."""
     results = figures(reference.rows, reference.study, METRICS, resamples=1)
-    chosen = choose_samples(reference.rows, reference.study, shown_columns(results), 12)
+    chosen = choose_samples(reference.rows, reference.study, shown_columns(results))
     for name, lower, title in (("drop", True, "average drop"), ("insertion", False, "insertion")):
         means: dict[int, list[float]] = {}
         for row in reference.rows.to_pylist():
@@ -320,7 +337,59 @@ def test_samples_are_the_best_and_the_worst(reference: Run) -> None:
             value = sum(means[index]) / len(means[index])
             unit = " %" if name == "drop" else ""
             assert f"{word} {title}, {value:.{2 if unit else 3}f}{unit}" in chosen[index]
-    assert len(choose_samples(reference.rows, reference.study, shown_columns(results), 1)) == 1
+
+
+def test_every_metric_has_its_worst_and_its_best() -> None:
+    names = ["drop", "increase", "adcc", "insertion", "deletion", "iou", "coherency", "complexity"]
+    study = make_study(metrics=names)
+    rows = make_rows(study, samples=300)
+    columns = shown_columns(figures(rows, study, SYNTHETIC, resamples=1))
+    chosen = choose_samples(rows, study, columns)
+    reasons = [reason.split(",")[0] for several in chosen.values() for reason in several]
+    titles = ["average drop", "average increase", "ADCC", "insertion", "deletion", "IoU", "coherency", "complexity"]
+    assert sorted(reasons) == sorted(f"{word} {title}" for title in titles for word in ("best", "worst"))
+
+
+@pytest.mark.parametrize(("options", "most"), [([], None), (["--gallery", "3"], 3)], ids=["default", "3"])
+def test_a_gallery_holds_all_of_them_unless_fewer_are_asked_for(
+    options: list[str], most: int | None, reference: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int | None] = []
+
+    def spy(*_: object, most: int | None, **how: object) -> list[Gallery]:
+        asked.append(most)
+        return []
+
+    monkeypatch.setattr("fastcam.evaluation.report.page.galleries", spy)
+    report_of(reference.path, tmp_path / "report.html", *options)
+    assert asked == [most]
+
+
+def test_what_a_gallery_leaves_out_is_told(reference: Run, tmp_path: Path) -> None:
+    whole = report_of(reference.path, tmp_path / "whole.html")
+    assert whole.count('<details class="card">') == 2
+    assert "fewer were asked for" not in whole
+    few = report_of(reference.path, tmp_path / "few.html", "--gallery", "1")
+    assert few.count('<details class="card">') == 1
+    assert "1 of these images, by the last of the metrics, is left out: fewer were asked for" in few
+    # That of the first metric.
+    assert re.findall(r'class="reasons">(\w+ \w+ \w+)', few) == ["worst average drop"]
+
+
+@pytest.mark.parametrize("place", ["folder", "file/report.html", "no/way.html"])
+def test_what_cannot_be_written_is_named(place: str, reference: Run, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("")
+    # A folder is in the way of a name that the report needs.
+    (tmp_path / "no" / "way.csv").mkdir(parents=True)
+    page = tmp_path / place
+    with pytest.raises(ValueError, match="output: ") as error:
+        write_report([reference.path], page, gallery=0)
+    told = str(error.value)
+    assert str(page.with_suffix(".csv" if page.suffix else "")) in told
+    assert "-o" in told
+    assert ".part" not in told
+    assert not page.is_file()
 
 
 def test_a_folder_without_a_run_is_an_error_and_writes_nothing(tmp_path: Path) -> None:

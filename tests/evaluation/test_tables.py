@@ -10,13 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastcam.evaluation.exports import csv_text, escape_latex, latex_text
-from fastcam.evaluation.layout import Group, groups_by_key, layout
+from fastcam.evaluation.layout import Group, groups_by_key, layout, shown_columns
 from fastcam.evaluation.published import parse_figure
 from fastcam.evaluation.tables import adcc_of, mean_curves, results
 
 from .synthetic import METRICS, make_rows, make_study
-
-ADCC = ["drop", "coherency", "complexity", "adcc"]
 
 
 def line_of(found, method, layer="features.29"):
@@ -83,19 +81,38 @@ def test_no_difficult_column_without_difficult_samples():
     assert [c.name for c in results(rows, study, METRICS, resamples=1).columns] == ["pointing"]
 
 
-def test_adcc_of_means_stands_beside_the_mean_adcc():
-    study = make_study(metrics=ADCC)
-    found = results(make_rows(study), study, METRICS, resamples=200)
-    assert [c.name for c in found.columns] == [*ADCC, "adcc_of_means"]
-    figures = found.lines[0].figures
-    parts = (figures["coherency"].value, 1 - figures["complexity"].value, 1 - figures["drop"].value / 100)
-    assert figures["adcc_of_means"].value == pytest.approx(3 / sum(1 / p for p in parts), rel=1e-12)
-    assert figures["adcc_of_means"].low < figures["adcc_of_means"].value < figures["adcc_of_means"].high
+@pytest.mark.parametrize(
+    "metrics", [["adcc"], ["adcc", "drop"], ["drop", "coherency", "complexity", "adcc"]], ids=["alone", "drop", "all"]
+)
+def test_adcc_of_means_stands_beside_the_mean_adcc(metrics):
+    """By ADCC's own parts: a drop beside it may be of another mask."""
+    study = make_study(metrics=metrics)
+    rows = make_rows(study)
+    found = results(rows, study, METRICS, resamples=200)
+    beside = metrics.index("adcc") + 1
+    names = [*metrics[:beside], "adcc_of_means", *metrics[beside:]]
+    assert [c.name for c in found.columns] == names
+    assert [shown.column.name for shown in shown_columns(found)] == names
+    figure = line_of(found, "grad_cam").figures["adcc_of_means"]
+    own = of_method(rows, "grad_cam")
+    coherency, complexity, drop = (
+        np.mean([row[name] for row in own]) for name in ("adcc_coherency", "adcc_complexity", "adcc_drop")
+    )
+    parts = (coherency, 1 - complexity, 1 - drop / 100)
+    assert figure.value == pytest.approx(3 / sum(1 / p for p in parts), rel=1e-12)
+    assert figure.low < figure.value < figure.high
 
 
-def test_no_adcc_of_means_where_drop_has_another_mask():
-    study = make_study(metrics=ADCC, options={"mask": "top50"})
-    assert "adcc_of_means" not in [c.name for c in results(make_rows(study), study, METRICS, resamples=1).columns]
+def test_both_means_of_adcc_are_printed_alike():
+    study = make_study(
+        metrics=["adcc"], published=[{"model": "vgg16", "method": "grad_cam", "adcc_of_means": "53.52%"}]
+    )
+    (table,) = layout(results(make_rows(study), study, METRICS, resamples=1))
+    assert [(head.title, head.decimals, head.printed) for head in table.heads] == [
+        ("ADCC (%)", 2, False),
+        ("ADCC of the means (%)", 2, True),
+    ]
+    assert table.cells["grad_cam", 1].published.text == "53.52"
 
 
 def test_adcc_is_zero_where_a_part_is():
@@ -210,14 +227,23 @@ def test_a_methods_own_layer_comes_behind_those_of_the_study():
     }
 
 
-def test_methods_at_their_own_layers_stand_side_by_side():
-    study = make_study(models=["resnet50"], methods=["fake_cam", "grad_cam"])
+@pytest.mark.parametrize("layers", [None, ["last"]], ids=["each its own", "one of the study"])
+@pytest.mark.parametrize("methods", [["fake_cam", "grad_cam"], ["grad_cam", "fake_cam"]], ids=", ".join)
+def test_methods_at_their_own_layers_stand_side_by_side(methods, layers):
+    study = make_study(
+        models=[{"name": "resnet50", "layers": layers}],
+        methods=methods,
+        published=[{"model": "resnet50", "method": "Centre", "drop": "1"}],
+    )
     rows = [
         {**row, "layer": "input" if row["method"] == "fake_cam" else "last"} for row in make_rows(study).to_pylist()
     ]
-    groups = groups_by_key(results(pa.Table.from_pylist(rows), study, METRICS, resamples=1))
+    found = results(pa.Table.from_pylist(rows), study, METRICS, resamples=1)
+    groups = groups_by_key(found)
     assert set(groups.values()) == {Group("resnet50", "")}
     assert set(groups) == {("resnet50", "input", "fake_cam"), ("resnet50", "last", "grad_cam")}
+    (table,) = layout(found)
+    assert table.methods == ("Centre", *methods)
 
 
 def test_tables_are_wide_or_one_per_model():
@@ -275,23 +301,37 @@ def test_latex_escapes():
     )
 
 
+def with_curves(rows, curves, steps):
+    for name, values in (("insertion_curve", curves), ("insertion_step", pa.array(steps, pa.float32()))):
+        rows = rows.set_column(rows.column_names.index(name), name, values)
+    return rows
+
+
 def test_mean_curves():
     study = make_study(metrics=["insertion"], methods=["grad_cam"])
     rows = make_rows(study, samples=3)
     curves = pa.array([[0.0, 0.5, 1.0], [0.0, 1.0, 1.0], None], pa.list_(pa.float32()))
-    rows = rows.set_column(rows.column_names.index("insertion_curve"), "insertion_curve", curves)
-    ((key, curve),) = mean_curves(rows, "insertion_curve").items()
+    ((key, curve),) = mean_curves(with_curves(rows, curves, [0.75] * 3), "insertion").items()
     assert key == ("vgg16", "features.29", "grad_cam")
-    assert curve.tolist() == [0, 0.75, 1]
+    assert curve.scores.tolist() == [0, 0.75, 1]
+    # The last step is shorter.
+    assert curve.shares.tolist() == [0, 0.75, 1]
 
 
-def test_mean_curves_of_unlike_lengths():
+@pytest.mark.parametrize(
+    ("given", "steps"),
+    [
+        ([[0.0, 1.0], [0.0, 0.5, 1.0], [0.0, math.nan, 1.0]], [1, 0.5, 0.5]),
+        ([[0.0, 0.5, 1.0], [0.0, 0.75, 1.0]], [0.5, 0.75]),
+    ],
+    ids=["lengths", "steps"],
+)
+def test_mean_curves_of_unlike_points(given, steps):
     study = make_study(metrics=["insertion"], methods=["grad_cam"])
-    rows = make_rows(study, samples=3)
-    curves = pa.array([[0.0, 1.0], [0.0, 0.5, 1.0], [0.0, math.nan, 1.0]], pa.list_(pa.float32()))
-    rows = rows.set_column(rows.column_names.index("insertion_curve"), "insertion_curve", curves)
-    (curve,) = mean_curves(rows, "insertion_curve").values()
-    np.testing.assert_allclose(curve, np.linspace(0, 1, 101), atol=1e-12)
+    rows = make_rows(study, samples=len(given))
+    (curve,) = mean_curves(with_curves(rows, pa.array(given, pa.list_(pa.float32())), steps), "insertion").values()
+    np.testing.assert_allclose(curve.shares, np.linspace(0, 1, 101), atol=1e-12)
+    np.testing.assert_allclose(curve.scores, curve.shares, atol=1e-12)
 
 
 @pytest.mark.parametrize(

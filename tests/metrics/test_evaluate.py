@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import fastcam
-from fastcam import metrics
+from fastcam import metrics, ops
 from fastcam.metrics import Batch, Trial
 from fastcam.metrics.evaluate import choose_metrics
 from fastcam.metrics.measure import measure
@@ -128,10 +128,15 @@ def test_evaluate_gives_what_each_function_gives(maps: Tensor) -> None:
         "coherency": metrics.coherency(MODEL, IMAGES, maps, explain=explain),
         "complexity": metrics.complexity(maps),
         "adcc": metrics.adcc(MODEL, IMAGES, maps, explain=explain),
+        "adcc_coherency": metrics.coherency(MODEL, IMAGES, maps, explain=explain),
+        "adcc_complexity": metrics.complexity(maps),
+        "adcc_drop": metrics.average_drop(MODEL, IMAGES, maps),
         "insertion": metrics.insertion(MODEL, IMAGES, maps, **sequence),
         "deletion": metrics.deletion(MODEL, IMAGES, maps, **sequence),
         "insertion_curve": metrics.insertion_curve(MODEL, IMAGES, maps, **sequence)[0],
         "deletion_curve": metrics.deletion_curve(MODEL, IMAGES, maps, **sequence)[0],
+        "insertion_step": torch.full((4,), 0.25),
+        "deletion_step": torch.full((4,), 0.25),
         "positive_density": metrics.positive_density(MODEL, IMAGES, maps),
         "negative_density": metrics.negative_density(MODEL, IMAGES, maps),
     }
@@ -198,6 +203,25 @@ def test_precisions(precision: str, tolerance: float, maps: Tensor) -> None:
         torch.testing.assert_close(found[name], expected[name], rtol=0, atol=tolerance)
     differs = not torch.equal(found["insertion"], expected["insertion"])
     assert differs == (precision != "float32")
+
+
+@pytest.mark.parametrize("name", ["insertion", "deletion"])
+@pytest.mark.parametrize("precision", [None, "float32", "float16", "bfloat16"], ids=str)
+def test_sequences_are_made_in_the_networks_dtype(
+    precision: str | None, name: str, maps: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that no step is converted on its own."""
+    seen: list[torch.dtype] = []
+    perturbed_inputs = ops.perturbed_inputs
+
+    def spy(images: Tensor, base: Tensor, rank: Tensor, steps: Tensor) -> Tensor:
+        found = perturbed_inputs(images, base, rank, steps)
+        seen.extend(tensor.dtype for tensor in (images, base, found))
+        return found
+
+    monkeypatch.setattr(ops, "perturbed_inputs", spy)
+    metrics.evaluate(MODEL, IMAGES, maps, metrics=name, step=39, precision=precision)
+    assert set(seen) == {getattr(torch, precision or "float32")}
 
 
 def test_images_and_maps_in_16_bits(maps: Tensor) -> None:

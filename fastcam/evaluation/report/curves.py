@@ -4,11 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from fastcam.evaluation.layout import Group
-from fastcam.evaluation.tables import Key
+from fastcam.evaluation.tables import Key, MeanCurve
 from fastcam.metrics.metric import Column
 
 # The drawing's size, and where its axes begin and end.
@@ -50,7 +47,7 @@ class Plot:
 
 
 def plots(
-    curves: Mapping[str, Mapping[Key, NDArray[np.float64]]],
+    curves: Mapping[str, Mapping[Key, MeanCurve]],
     columns: Sequence[Column],
     methods: Sequence[str],
     groups: Mapping[Key, Group],
@@ -66,8 +63,8 @@ def plots(
     return found
 
 
-def _plot(title: str, place: str, own: Mapping[str, NDArray[np.float64]], methods: Sequence[str]) -> Plot:
-    top = ceiling(max(float(curve.max()) for curve in own.values()))
+def _plot(title: str, place: str, own: Mapping[str, MeanCurve], methods: Sequence[str]) -> Plot:
+    top = ceiling(max(float(curve.scores.max()) for curve in own.values()))
     strokes = tuple(
         Stroke(method, methods.index(method), _points(own[method], top)) for method in methods if method in own
     )
@@ -76,9 +73,9 @@ def _plot(title: str, place: str, own: Mapping[str, NDArray[np.float64]], method
     return Plot(title=title, place=place, strokes=strokes, across=across, up=up)
 
 
-def _points(curve: NDArray[np.float64], top: float) -> str:
-    shares = np.linspace(0, 1, len(curve))
-    return " ".join(f"{_x(share):.1f},{_y(value, top):.1f}" for share, value in zip(shares, curve, strict=True))
+def _points(curve: MeanCurve, top: float) -> str:
+    points = zip(curve.shares, curve.scores, strict=True)
+    return " ".join(f"{_x(share):.1f},{_y(score, top):.1f}" for share, score in points)
 
 
 def _x(share: float) -> float:

@@ -3,7 +3,8 @@
 import base64
 import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -86,10 +87,14 @@ class Card:
 
 @dataclass(frozen=True, kw_only=True)
 class Gallery:
-    """A model's samples; problem: why there are none, or why they may not be those of the run."""
+    """A model's samples; problem: why there are none, or why they may not be those of the run.
+
+    left_out: samples chosen beyond the most that were asked for.
+    """
 
     model: str
     cards: tuple[Card, ...] = ()
+    left_out: int = 0
     problem: str = ""
 
 
@@ -98,7 +103,7 @@ def galleries(
     results: Results,
     *,
     place: Place,
-    most: int,
+    most: int | None,
     device: torch.device,
     before: Callable[[str], None],
 ) -> list[Gallery]:
@@ -110,7 +115,7 @@ def galleries(
     Args:
         run, results: what was measured.
         place: where the data set lies.
-        most: samples per model; 0 makes no gallery.
+        most: samples per model, in the metrics' order; None: all of them; 0 makes no gallery.
         device: where maps are made.
         before: told what is being done.
     """
@@ -128,24 +133,26 @@ def _gallery(
     spec: ModelSpec,
     results: Results,
     dataset: DataSet,
-    most: int,
+    most: int | None,
     device: torch.device,
     before: Callable[[str], None],
 ) -> Gallery:
     rows = _where(run.rows, "model", [spec.name])
-    chosen = choose_samples(rows, run.study, shown_columns(results), most)
+    found = choose_samples(rows, run.study, shown_columns(results))
+    chosen = dict(islice(found.items(), most))
     before(spec.name)
     try:
-        return _cards(rows, run.study, spec, results, dataset, chosen, device)
+        shown = _cards(rows, run.study, spec, results, dataset, chosen, device)
+        return replace(shown, left_out=len(found) - len(chosen))
     except (ValueError, OSError, ModuleNotFoundError, RuntimeError) as error:
         return Gallery(model=spec.name, problem=f"There is no gallery of {spec.name}: {error}")
 
 
-def choose_samples(rows: "pa.Table", study: Study, columns: Sequence[Shown], most: int) -> dict[int, tuple[str, ...]]:
+def choose_samples(rows: "pa.Table", study: Study, columns: Sequence[Shown]) -> dict[int, tuple[str, ...]]:
     """Positions in the data set, with the reasons why each was chosen: "best insertion, 0.938", "worst ADCC, 0.1".
 
     Of a model's rows: by each metric, the sample with the best and that with the worst mean over methods and layers,
-    baselines aside; of equals the first. At most `most`, by the metrics' order.
+    baselines aside; of equals the first. In the metrics' order.
     """
     labels = [spec.label for spec in study.methods if spec.name not in BASELINES]
     kept = _where(rows, "method", labels) if labels else rows
@@ -168,10 +175,9 @@ def choose_samples(rows: "pa.Table", study: Study, columns: Sequence[Shown], mos
         best, worst = ("highest", "lowest") if column.better == "higher" else ("lowest", "highest")
         for word, at in (("worst", extremes[worst]), ("best", extremes[best])):
             sample = int(samples[at])
-            if sample in reasons or len(reasons) < most:
-                unit = f" {shown.unit}" if shown.unit else ""
-                text = f"{word} {_inside(column.title)}, {shown.text(float(means[at]))}{unit}"
-                reasons[sample] = (*reasons.get(sample, ()), text)
+            unit = f" {shown.unit}" if shown.unit else ""
+            text = f"{word} {_inside(column.title)}, {shown.text(float(means[at]))}{unit}"
+            reasons[sample] = (*reasons.get(sample, ()), text)
     return reasons
 
 

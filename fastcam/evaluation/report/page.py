@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -20,6 +21,7 @@ from fastcam.evaluation.report.scatter import scatter
 from fastcam.evaluation.store import Bad, Run, read_run
 from fastcam.evaluation.study import Study
 from fastcam.evaluation.tables import (
+    ADCC_OF_MEANS,
     LEVEL,
     RESAMPLES,
     Results,
@@ -87,7 +89,7 @@ def write_report(
     data: Path | None = None,
     annotations: Path | None = None,
     classes: Path | None = None,
-    gallery: int = 12,
+    gallery: int | None = None,
     device: torch.device | str = "cpu",
     before: Callable[[str], None] = lambda _: None,
 ) -> list[Path]:
@@ -101,19 +103,22 @@ def write_report(
         output: the page.
         data, annotations, classes: the data set's folder and what belongs to it, for the gallery; None: what the run
             was told.
-        gallery: the most samples per model in the gallery, whose maps are made anew; 0 makes none.
+        gallery: the most samples per model in the gallery, whose maps are made anew; None: as many as the metrics judge
+            worst and best; 0 makes none.
         device: where they are made.
         before: told what is being done.
 
     Raises:
-        ValueError: no runs; a folder holds none, or a damaged one.
+        ValueError: no runs; a folder holds none, or a damaged one; the files cannot be written.
         ModuleNotFoundError: Jinja2 or pyarrow is not installed.
     """
     template = _template()
     if not runs:
         raise ValueError("runs: none given; name at least one folder that fastcam evaluate -o wrote to")
-    if gallery < 0:
-        raise ValueError(f"gallery: {gallery} given, 0 or a positive number of samples is valid")
+    if gallery is not None and gallery < 0:
+        raise ValueError(f"gallery: {gallery} given, None, 0 or a positive number of samples is valid")
+    if output.is_dir():
+        raise ValueError(f"output: {output} is a folder; name a file with -o, such as {output / 'report.html'}")
     read = [read_run(path) for path in runs]
     sections, written = [], []
     for number, (run, title) in enumerate(zip(read, _titles(read), strict=True), start=1):
@@ -146,8 +151,8 @@ def _section(
     latex: str,
 ) -> Section:
     study = run.study
-    columns = study_columns(study, METRICS)
-    curves = {c.name: mean_curves(run.rows, c.name) for c in columns if c.curve and c.name in run.rows.column_names}
+    columns, names = study_columns(study, METRICS), set(run.rows.column_names)
+    curves = {f"{m}_curve": mean_curves(run.rows, m) for m in study.metrics if {f"{m}_curve", f"{m}_step"} <= names}
     labels = [method.label for method in study.methods]
     return Section(
         id=name,
@@ -241,6 +246,11 @@ def _notes(found: Results) -> tuple[str, ...]:
     """How figures are made that are not plain means, and where rows were left out of one."""
     of_classes = [column.title for column in found.columns if column.aggregate == "class mean"]
     notes = [f"{', '.join(of_classes)}: the mean over the classes of each class’s own mean."] if of_classes else []
+    if any(column.name == ADCC_OF_MEANS.name for column in found.columns):
+        notes.append(
+            "ADCC: the mean of the images’ own values. ADCC of the means: made of the mean coherency, complexity and "
+            "drop, as in table 2 of Poppi et al. 2021."
+        )
     for column in found.columns:
         figures = [line.figures[column.name] for line in found.lines if column.name in line.figures]
         most = max((figure.missing for figure in figures), default=0)
@@ -355,8 +365,13 @@ def _download(kind: str, text: str) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    with atomic_write(path) as stream:
-        stream.write(text.encode("utf-8"))
+    try:
+        with atomic_write(path) as stream:
+            stream.write(text.encode("utf-8"))
+    except OSError as error:
+        # Not the system's own message: it names the unfinished file.
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise ValueError(f"output: {path} cannot be written ({reason}); name another file with -o FILE.html") from error
 
 
 def _template() -> Any:
