@@ -265,7 +265,11 @@ def test_photo_smaller_than_the_crop_is_named(folder: Path) -> None:
         pytest.param(["--precision", "float12"], "float12", id="precision"),
         pytest.param(["--resize", "big"], "'big'", id="resize"),
         pytest.param(["--crop", "0"], "'0'", id="crop"),
-        pytest.param(["--weights", "none.pth"], "weights file none.pth does not exist", id="no weights file"),
+        pytest.param(
+            ["--weights", "none.pth"],
+            "weights file none.pth does not exist: it must hold weights of this model",
+            id="no weights file",
+        ),
         pytest.param(["--weights", "empty.pth"], "weights file empty.pth cannot be read (EOFError)", id="empty file"),
         pytest.param(["--weights", "other.pth"], "2 missing: 0", id="weights that do not fit"),
         pytest.param(["--model", "resnet5"], "resnet50", id="model"),

@@ -14,6 +14,7 @@ from fastcam.attribution.scoring import scores_of
 from fastcam.network.graph import shape
 from fastcam.network.layers import Layer
 from fastcam.network.plan import Values
+from fastcam.network.portions import fitted
 
 # Numbers of the layer in memory at a time, copied once per ablated channel.
 _NUMBERS = {"cpu": 2**20, "cuda": 2**26}
@@ -53,7 +54,7 @@ def _by_head(case: Case, layer: Layer, activation: Tensor, live: Tensor, options
     around = {node: values[node] for node in others}
     image, channel = live.nonzero(as_tuple=True)
     limit = _NUMBERS.get(activation.device.type, _NUMBERS["cuda"])
-    batch = options["batch_size"] or max(1, limit // activation[0].numel())
+    batch = options["batch_size"] or fitted(max(1, limit // activation[0].numel()))
 
     def answer(chunk: slice) -> Tensor:
         n, k = image[chunk], channel[chunk]

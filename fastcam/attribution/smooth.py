@@ -10,6 +10,7 @@ from fastcam.attribution.case import Case, Pass
 from fastcam.attribution.layer_gradient import wide
 from fastcam.attribution.method import Evidence, Method, Options, Weighted
 from fastcam.network.layers import Layer
+from fastcam.network.portions import fitted
 
 # Noisy images per pass, if so many do not fit one copy of the call's images. See _BATCH of fastcam.attribution.score.
 _BATCH = {"cpu": 8, "cuda": 128}
@@ -41,7 +42,7 @@ def _weights(a: Tensor, sums: Moments, samples: int) -> Tensor:
 def _moments(case: Case, nodes: tuple[fx.Node, ...], options: Options) -> dict[fx.Node, Moments]:
     """The sums of g^p at each node: as many noisy copies in a pass as a batch holds, at least one."""
     images, targets, network = case.images, case.targets, case.network
-    batch = _BATCH.get(images.device.type, _BATCH["cuda"]) if network.graph.dynamic_batch else 1
+    batch = fitted(_BATCH.get(images.device.type, _BATCH["cuda"])) if network.graph.dynamic_batch else 1
     copies = max(batch // len(images), 1)
     sums: dict[fx.Node, Moments] = {}
     for start in range(0, options["samples"], copies):

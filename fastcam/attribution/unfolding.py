@@ -21,6 +21,7 @@ from fastcam.attribution.render import render
 from fastcam.network.arguments import DeferredChecks, Targets, check_images, resolve_size, resolve_targets
 from fastcam.network.layers import Layer
 from fastcam.network.network import Network
+from fastcam.network.portions import fitted
 from fastcam.ops.maps import upsample
 
 # The paper's crop: 124 pixels of 224, and in proportion at other sizes.
@@ -175,7 +176,7 @@ class Ucag:
         maps: list[list[list[Tensor]]] = [[] for _ in explainer.chosen]
         told: list[list[Mapping[str, Sequence[LeftOut]]]] = [[] for _ in explainer.chosen]
         layers: list[list[Layer]] = []
-        for chunk in _chunks(len(tops), self._batch_size or _batch_size(grid, images.device)):
+        for chunk in _chunks(len(tops), self._batch_size or fitted(_batch_size(grid, images.device))):
             patches = ops.unfold_patches(strip, tops[chunk], lefts[chunk], grid.crop, grid.size, "bicubic")
             wanted = classes[chunk]
             # Enlarging bicubically may leave the images' range a little: checks of it are for images, once.

@@ -30,7 +30,9 @@ _SAMPLES = "Samples"
 def _list_presets(asked: bool) -> None:
     if asked:
         for name in preset_names():
-            typer.echo(f"{name}  {read_preset(name).title}")
+            study = read_preset(name)
+            needed = ", ".join(model.weights for model in study.models if model.weights.endswith(".pth"))
+            typer.echo(f"{name}  {study.title}" + (f"; needs {needed}" if needed else ""))
         raise typer.Exit
 
 
@@ -50,7 +52,8 @@ def evaluate(
         str | None, typer.Option(help="A table of a paper, such as relevance-cam/table1.", metavar="NAME")
     ] = None,
     config: Annotated[
-        Path | None, typer.Option(help="A TOML file with a whole study: the keys of run.json.", metavar="FILE")
+        Path | None,
+        typer.Option(help="A TOML file with a whole study: the keys of `study` in a run.json.", metavar="FILE"),
     ] = None,
     list_presets: Annotated[
         bool,
@@ -152,7 +155,12 @@ def evaluate(
     ] = None,
     max_bad: Annotated[
         int | None,
-        typer.Option(help="Photos that may be unreadable.", show_default="1 in 100, at least 1", min=0, metavar="N"),
+        typer.Option(
+            help="Photos that may be left out: unreadable, or NaN to the model.",
+            show_default="1 in 100, at least 1",
+            min=0,
+            metavar="N",
+        ),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar, no table at the end.")] = False,
 ) -> None:
@@ -244,7 +252,7 @@ def _tell(run: Run, *, quiet: bool) -> None:
     if run.bad:
         names = sorted({bad.name for bad in run.bad})
         shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-        complain(f"{len(names)} photos could not be read and are left out: {shown}")
+        complain(f"{len(names)} photos could not be read or explained and are left out: {shown}")
     if quiet:
         return
     print_results(run)

@@ -30,6 +30,7 @@ class Coco:
     root: Path
     samples: tuple[Sample, ...]
     has_regions: bool = True
+    classes: int | None = None
     encoded: Mapping[str, tuple[tuple[int, int], bytes]] = field(repr=False)
 
     def pixels(self, sample: Sample) -> Tensor | None:
@@ -76,7 +77,8 @@ def open_coco14(root: Path, *, annotations: Path | None = None, classes: ClassTa
         ) from error
     if not samples:
         raise ValueError(f"data set coco14: no class of the table is in the photos of {path}")
-    return Coco(name="coco14", root=root, samples=tuple(samples), encoded=encoded)
+    own = len(COCO_CLASSES) if classes is None else None
+    return Coco(name="coco14", root=root, samples=tuple(samples), encoded=encoded, classes=own)
 
 
 def _pycocotools() -> Any:

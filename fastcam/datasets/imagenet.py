@@ -20,7 +20,8 @@ _BOXES = "ILSVRC2012_bbox_val_v3.tgz"
 def open_imagenet(root: Path, *, annotations: Path | None = None, classes: ClassTable | None = None) -> PhotoFiles:
     """ILSVRC 2012 val below `root`, in one of the two forms in which people keep it:
 
-    - folders by synset, `n01440764/*.JPEG`: the folder is the class. Part of the classes or of the photos is fine.
+    - folders by synset, `n01440764/*.JPEG`: the folder is the class. Part of the classes or of the photos is fine; so
+      an archive that was extracted in part is noticed only where a folder is empty.
     - flat, `ILSVRC2012_val_00000001.JPEG` ..., as the archive unpacks it: classes come from the devkit (its ids are
       not the models' indices: meta.mat turns them into WordNet ids) or, without it, from the XML annotations.
 
@@ -67,7 +68,8 @@ def open_imagenet(root: Path, *, annotations: Path | None = None, classes: Class
             )
     if not samples:
         raise ValueError(f"data set imagenet: the class table leaves out every class of {folder}")
-    return PhotoFiles(name="imagenet", root=root, samples=tuple(samples), has_regions=notes is not None)
+    own = len(table) if classes is None else None
+    return PhotoFiles(name="imagenet", root=root, samples=tuple(samples), has_regions=notes is not None, classes=own)
 
 
 def _photo_folder(root: Path, table: ClassTable) -> Path | None:

@@ -28,6 +28,7 @@ class ImageNetSegmentation:
     samples: tuple[Sample, ...]
     positions: dict[str, int]
     has_regions: bool = True
+    classes: int | None = None
 
     def pixels(self, sample: Sample) -> Tensor | None:
         """MATLAB's (3, w, h) or, for grey photos, (w, h), the other way round."""
@@ -80,7 +81,13 @@ def open_imagenet_segmentation(root: Path, *, classes: ClassTable | None = None)
         Sample(name=name, path=path, label=labels[name], upright=False) for name in names if labels[name] != LEFT_OUT
     )
     positions = {name: position for position, name in enumerate(names)}
-    return ImageNetSegmentation(name="imagenet-segmentation", root=root, samples=samples, positions=positions)
+    return ImageNetSegmentation(
+        name="imagenet-segmentation",
+        root=root,
+        samples=samples,
+        positions=positions,
+        classes=len(table) if classes is None else None,
+    )
 
 
 def _h5py() -> Any:

@@ -9,8 +9,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from fastcam.photos import PhotoError
-
 from .decode import read_bytes
 from .views import BadView, View, Views
 
@@ -79,15 +77,18 @@ def _on_cpu(views: Views, batches: Sequence[Sequence[int]], workers: int) -> Ite
 
 
 def _on_gpu(views: Views, batches: Sequence[Sequence[int]], workers: int) -> Iterator[ViewBatch]:
-    def read(index: int) -> bytes | None:
+    def read(index: int) -> bytes | Tensor | None:
+        sample = views.dataset.samples[index]
         try:
-            return read_bytes(views.dataset.samples[index].path)
-        except PhotoError:
+            # One file may hold all photos of a data set.
+            stored = views.dataset.pixels(sample)
+            return read_bytes(sample.path) if stored is None else stored
+        except Exception:
             # Read again, and told, where views are made.
             return None
 
     with ThreadPoolExecutor(max(workers, 1)) as threads:
-        ahead: deque[list[Future[bytes | None]]] = deque()
+        ahead: deque[list[Future[bytes | Tensor | None]]] = deque()
         upcoming = iter(batches)
         for batch in batches:
             while len(ahead) <= _BATCHES_AHEAD and (following := next(upcoming, None)) is not None:

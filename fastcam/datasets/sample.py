@@ -45,7 +45,8 @@ class Sample:
 class DataSet(Protocol):
     """Photos with their classes, in a fixed order.
 
-    name: as `--dataset` takes it. root: the folder. regions: what tells where a class is.
+    name: as `--dataset` takes it. root: the folder. regions: what tells where a class is. classes: how many there are
+    where labels are positions in the data set's own order; None where a table or folders tell them.
     Data sets are pickled to worker processes and hold no open files.
     """
 
@@ -65,6 +66,10 @@ class DataSet(Protocol):
     def has_regions(self) -> bool:
         """Whether it tells where the classes are."""
 
+    @property
+    def classes(self) -> int | None:
+        """How many classes its own order has; None where labels are given in another way."""
+
     def pixels(self, sample: Sample) -> Tensor | None:
         """The photo, uint8 (3, h, w), where the data set keeps photos in a file of its own; None: read `path`."""
 
@@ -80,6 +85,7 @@ class PhotoFiles:
     root: Path
     samples: tuple[Sample, ...]
     has_regions: bool
+    classes: int | None = None
 
     def pixels(self, sample: Sample) -> Tensor | None:
         """None: every photo is a file."""

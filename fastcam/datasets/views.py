@@ -78,8 +78,10 @@ class Views(Dataset[View | BadView]):
         """The view of a sample; whatever is wrong with its photo or its mask comes as a BadView."""
         return self.views([index])[0]
 
-    def views(self, indices: Sequence[int], contents: Sequence[bytes | None] | None = None) -> list[View | BadView]:
-        """Several views. contents: the files' bytes where they have been read already; used on a CUDA device."""
+    def views(
+        self, indices: Sequence[int], contents: Sequence[bytes | Tensor | None] | None = None
+    ) -> list[View | BadView]:
+        """Several views. contents: files' bytes or stored pixels that have been read already; used on a CUDA device."""
         photos = self._on_gpu(indices, contents) if self.device.type == "cuda" else [self._on_cpu(i) for i in indices]
         return [self._view(index, photo) for index, photo in zip(indices, photos, strict=True)]
 
@@ -92,17 +94,20 @@ class Views(Dataset[View | BadView]):
         except Exception as error:
             return error
 
-    def _on_gpu(self, indices: Sequence[int], contents: Sequence[bytes | None] | None) -> list[Tensor | Exception]:
+    def _on_gpu(
+        self, indices: Sequence[int], contents: Sequence[bytes | Tensor | None] | None
+    ) -> list[Tensor | Exception]:
         photos: dict[int, Tensor | Exception] = {}
         files = []
         for place, index in enumerate(indices):
             sample = self.dataset.samples[index]
             try:
-                stored = self.dataset.pixels(sample)
-                if stored is not None:
-                    photos[place] = stored.to(self.device)
-                    continue
                 content = None if contents is None else contents[place]
+                if content is None:
+                    content = self.dataset.pixels(sample)
+                if isinstance(content, Tensor):
+                    photos[place] = content.to(self.device)
+                    continue
                 files.append((place, (sample.path, content or read_bytes(sample.path), sample.upright)))
             except Exception as error:
                 photos[place] = error

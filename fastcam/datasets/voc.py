@@ -49,7 +49,8 @@ def open_voc07(root: Path, *, classes: ClassTable | None = None) -> PhotoFiles:
     samples = tuple(sample for number in numbers for sample in _samples(home, number, table))
     if not samples:
         raise ValueError(f"data set voc07: no class of the table is in the {len(numbers)} photos of {home / parts[2]}")
-    return PhotoFiles(name="voc07", root=root, samples=samples, has_regions=True)
+    own = len(VOC_CLASSES) if classes is None else None
+    return PhotoFiles(name="voc07", root=root, samples=samples, has_regions=True, classes=own)
 
 
 def _samples(home: Path, number: str, table: ClassTable) -> list[Sample]:

@@ -1,4 +1,4 @@
-"""Whether a study can be carried out: all that can be told before a model or a photo is loaded."""
+"""Whether a study can be carried out: all that can be told before a photo is looked at."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from fastcam.attribution.registry import METHODS
+from fastcam.datasets.sample import DataSet
 from fastcam.evaluation.study import MethodSpec, ModelSpec, Study
 from fastcam.metrics.registry import METRICS
 from fastcam.models.preprocessing import parse_size
@@ -63,6 +64,23 @@ def check_method(method: MethodSpec) -> None:
                 f"{', '.join(sorted(valid))} are valid"
             )
     METHODS[wrapped].check({key: method.options.get(key, default) for key, default in own.items()})
+
+
+def check_classes(study: Study, dataset: DataSet, model: str, outputs: int) -> None:
+    """Raise ValueError where labels are looked at and cannot be the outputs of a model with so many."""
+    if study.targets != "label" and not study.correct_only:
+        return
+    highest = max((sample.label for sample in dataset.samples if sample.label is not None), default=0)
+    if dataset.classes not in (None, outputs):
+        found = f"labels are positions among the {dataset.classes} classes"
+    elif highest >= outputs:
+        found = f"labels run to {highest}, given by --classes or the names of folders,"
+    else:
+        return
+    raise ValueError(
+        f"classes: {found} of the data set {dataset.name}, and {model} has {outputs} outputs; give --classes FILE, "
+        "which says which output stands for which class, or a model of these classes"
+    )
 
 
 def wrapped_name(method: MethodSpec) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from fastcam.evaluation.explaining import calls_of, seed_of
-from fastcam.evaluation.worker import Worker, fill
+from fastcam.evaluation.worker import Filled, Worker, fill
 from fastcam.metrics.batch import Batch
 from fastcam.metrics.measure import Chosen
 
@@ -18,7 +18,7 @@ def measure_cost(worker: Worker, positions: Sequence[int]) -> dict[str, Any]:
 
     "images": how many were in the batch. "load": reading and preparing the photos, in this process. "forward": the
     network alone. "methods": by label, all layers of the study together. "metrics": by name, one method's map at one
-    layer, the unmasked scores being known.
+    layer, the unmasked scores being known. Nothing at all, if none of the photos can be read.
     """
     began = time.perf_counter()
     (views,) = worker.views([positions])
@@ -26,7 +26,11 @@ def measure_cost(worker: Worker, positions: Sequence[int]) -> dict[str, Any]:
     filled = fill(positions, views, worker.dataset.samples)
     if filled is None:
         return {}
-    filled = filled[: worker.portions.size]
+    timed = worker.portions.first(len(positions), lambda portion: _timed(worker, filled[portion]))
+    return {"load": load, **timed}
+
+
+def _timed(worker: Worker, filled: Filled) -> dict[str, Any]:
     count, study, model = len(filled.positions), worker.study, worker.model.model
     images, seed = worker.images(filled), seed_of(study.seed, filled.names[0])
     calls = {spec.label: calls_of(model, [spec], worker.spec.layers, study.precision)[0] for spec in study.methods}
@@ -44,7 +48,6 @@ def measure_cost(worker: Worker, positions: Sequence[int]) -> dict[str, Any]:
     network = batch()
     return {
         "images": count,
-        "load": load,
         "forward": timed(lambda: network.probabilities_of(network.images)),
         "methods": {label: timed(partial(call, images, None, seed)) for label, call in calls.items()},
         "metrics": {each.metric.name: of_metric(each) for each in worker.chosen},

@@ -124,6 +124,11 @@ def seed_of(seed: int, first_name: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}\n{first_name}".encode()).digest()[:7])
 
 
+def random_labels(specs: Sequence[MethodSpec]) -> list[str]:
+    """Methods that draw random numbers: in a smaller batch, which has its own seed and shape, they draw others."""
+    return [spec.label for spec in specs if "generator" in METHODS[wrapped_name(spec)].options]
+
+
 def _needs_its_own(spec: MethodSpec, specs: Sequence[MethodSpec]) -> bool:
     named = [other for other in specs if other.name == spec.name and not other.options]
     return (

@@ -1,7 +1,7 @@
 """A run: parts dealt to processes, what is missing done, what is there left alone."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,6 +16,7 @@ from fastcam.datasets.sample import DataSet
 from fastcam.evaluation.checks import check_study
 from fastcam.evaluation.cost import measure_cost
 from fastcam.evaluation.errors import RunError
+from fastcam.evaluation.explaining import random_labels
 from fastcam.evaluation.lock import locked
 from fastcam.evaluation.memory import Portions, is_out_of_memory
 from fastcam.evaluation.opening import Place, open_model
@@ -50,7 +51,8 @@ class How:
     """How a run is carried out; rows are the same whatever this says, but for threads and device, which a run keeps.
 
     threads: of each process; None: those the run began with, or torch's own number. max_bad: photos that may be left
-    out because they cannot be read; None: one in a hundred, at least one. say: told what a user should know.
+    out because they cannot be read, or because what the model makes of them is NaN or infinite; None: one in a hundred,
+    at least one. say: told what a user should know.
     """
 
     device: torch.device
@@ -70,7 +72,7 @@ def evaluate(study: Study, dataset: DataSet, output: Path, how: How, *, place: P
 
     Raises:
         ValueError: the study or the data set cannot be used. RunError, a kind of it: the folder holds another run or
-            is in use or cannot be written to; too many photos cannot be read.
+            is in use or cannot be written to; too many photos are left out.
         SaidElsewhere: another process of the launch has raised the error.
     """
     arrow()
@@ -118,7 +120,11 @@ def check_data(study: Study, dataset: DataSet) -> None:
 
 @dataclass(eq=False)
 class _Launch:
-    """One process at work on a run. bad: photos that could not be read, with the reason, of all processes."""
+    """One process at work on a run.
+
+    bad: photos that are left out, with the reason, of all processes. told: whether this one has said that memory is
+    short.
+    """
 
     study: Study
     dataset: DataSet
@@ -137,7 +143,10 @@ class _Launch:
         self._stage("parts", parts, at_work)
         # Measured once a run, also where it was stopped between its last part and this.
         if self.processes.rank == 0 and spec.name not in self.store.cost():
-            cost = measure_cost(at_work.worker, parts[0].batches(self.study.batch)[0])
+            samples = self.dataset.samples
+            good = [position for position in parts[0].samples if samples[position].name not in self.bad]
+            with self._memory(spec.name):
+                cost = measure_cost(at_work.worker, good[: self.study.batch]) if good else {}
             self.store.write_cost({**self.store.cost(), spec.name: cost})
 
     def _chosen(self, spec: ModelSpec, at_work: "_AtWork") -> list[int]:
@@ -169,13 +178,16 @@ class _Launch:
         finished = {part: facts for part, facts in found if facts is not None and facts.total == part.total}
         for facts in finished.values():
             self._note(facts.bad)
+        # Of all processes and of the screening, too: parts are of samples that were chosen with these weights.
+        for digests in self.processes.gather({facts.weights for facts in finished.values()}):
+            at_work.began_with |= digests
         missing = [part for part in share if part not in finished]
         of_all = f" (process 0 of {self.processes.count})" if self.processes.count > 1 else ""
         stage = f"{at_work.spec.name}: {'screening' if kind == 'screen' else 'evaluating'}{of_all}"
         bar = Bar(self.progress, stage, sum(len(part.samples) for part in share))
         bar.skip(sum(len(part.samples) for part in finished))
         if missing:
-            at_work.check_weights(finished.values())
+            at_work.check_weights()
             # One stream for all: photos of the next part are read while this one is worked on.
             views = at_work.worker.views([batch for part in missing for batch in part.batches(self.study.batch)])
             for part in missing:
@@ -192,16 +204,9 @@ class _Launch:
     def _do(self, kind: Kind, part: Part, at_work: "_AtWork", views: Iterator[ViewBatch], bar: Bar) -> None:
         began = time.perf_counter()
         worker = at_work.worker
-        try:
+        with self._memory(part.model):
             work = worker.screen if kind == "screen" else worker.measure
             done = work(part, views, bar.tick)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            raise RunError(
-                f"memory: not enough on {self.device} for {part.model} with one image at a time ({error}); methods "
-                "that have an option batch_size take less with a smaller one, and --precision bfloat16 takes half"
-            ) from error
         seconds = time.perf_counter() - began
         facts = Facts(total=part.total, weights=at_work.digest, batch=done.batch, bad=done.bad)
         schema = screen_schema() if kind == "screen" else row_schema(worker.columns)
@@ -221,14 +226,31 @@ class _Launch:
         self._note(done.bad)
         self._check_bad()
 
+    @contextmanager
+    def _memory(self, model: str) -> Iterator[None]:
+        """Say what helps where memory does not even suffice for one image."""
+        try:
+            yield
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            given = [method.label for method in self.study.methods if method.options.get("batch_size") is not None]
+            smaller = f"a smaller batch_size of {', '.join(given)} takes less, " if given else ""
+            raise RunError(
+                f"memory: not enough on {self.device} for {model} with one image at a time ({error}); {smaller}"
+                "--precision bfloat16 takes half"
+            ) from error
+
     def halved(self, model: str, before: int, after: int) -> None:
         """Memory did not suffice for `before` images at a time."""
         self._log(model=model, kind="out of memory", batch_before=before, batch=after)
         if not self.told:
             self.told = True
+            drawn = random_labels(self.study.methods)
             self.how.say(
-                f"memory does not suffice for {before} images of {model} at a time: going on with {after}, and fewer "
-                "if need be; rows then agree with those of the full batch to rounding, no longer to the bit"
+                f"memory does not suffice for {before} images of {model} at a time: going on with {after}, and less "
+                "if need be; rows then agree with those of full batches to rounding, no longer to the bit"
+                + (f", but those of {', '.join(drawn)} rest on other random numbers" if drawn else "")
             )
 
     def _log(self, **line: Any) -> None:
@@ -243,7 +265,7 @@ class _Launch:
         if len(self.bad) > most:
             shown = "; ".join(f"{name}: {reason}" for name, reason in list(self.bad.items())[:3])
             raise RunError(
-                f"max-bad: {len(self.bad)} photos could not be read, {most} may be left out ({shown}"
+                f"max-bad: {len(self.bad)} photos could not be read or explained, {most} may be left out ({shown}"
                 f"{'; ...' if len(self.bad) > 3 else ''}). What is finished is kept: mend the photos and remove the "
                 f"folders parts and screen in {self.store.path}, or allow more with --max-bad"
             )
@@ -256,6 +278,8 @@ class _AtWork:
         self.spec, self._launch = spec, launch
         self._worker: Worker | None = None
         self.digest = ""
+        # The digests of the weights that finished parts were made with.
+        self.began_with: set[str] = set()
 
     @property
     def worker(self) -> Worker:
@@ -275,10 +299,10 @@ class _AtWork:
             )
         return self._worker
 
-    def check_weights(self, finished: Iterable[Facts]) -> None:
+    def check_weights(self) -> None:
         """Raise RunError where parts were made with other weights."""
         assert self.worker
-        if any(facts.weights != self.digest for facts in finished):
+        if self.began_with - {self.digest}:
             raise RunError(
                 f"output {self._launch.store.path}: finished parts were made with other weights of {self.spec.name} "
                 "than are loaded now; use the weights that the run began with, or write to another folder with -o"

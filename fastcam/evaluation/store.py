@@ -1,6 +1,6 @@
 """A run's folder: what was asked, the rows of the parts that are finished, what was screened, logs and costs.
 
-    run.json                      the study, the data set, versions and threads; written once
+    run.json                      the study, the data set, versions and threads; written anew until a part is finished
     lock                          held while a launch is at work
     screen/NNNNN-MODEL.parquet    what the model predicts, for studies of correct predictions only
     parts/NNNNN-MODEL.parquet     rows, one per sample, method and layer
@@ -41,7 +41,7 @@ _PACKAGES = ("fastcam", "torch", "torchvision", "pillow")
 
 @dataclass(frozen=True)
 class Bad:
-    """A photo that could not be read."""
+    """A photo that could not be read, or not explained and measured."""
 
     model: str
     name: str
@@ -131,8 +131,9 @@ class Store:
         self._facts: dict[Path, Facts | None] = {}
 
     def recorded(self) -> Asked | None:
-        """What the run was asked when it began; None if it has not begun."""
-        return read_asked(self.path) if (self.path / "run.json").exists() else None
+        """What the run was asked when it began; None while nothing is finished, and it may be asked something else."""
+        finished = any(path for kind in ("parts", "screen") for path in (self.path / kind).glob("*.parquet"))
+        return read_asked(self.path) if finished and (self.path / "run.json").exists() else None
 
     def begin(self, asked: Asked) -> None:
         """Note what the run is asked, or see that it was asked the same.

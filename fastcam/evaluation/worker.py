@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from fastcam.datasets.loader import ViewBatch, loader
 from fastcam.datasets.sample import DataSet, Sample
 from fastcam.datasets.views import Views
-from fastcam.evaluation.checks import metric_options
+from fastcam.evaluation.checks import check_classes, metric_options
 from fastcam.evaluation.explaining import Made, calls_of, explain_all, seed_of
 from fastcam.evaluation.memory import Portions
 from fastcam.evaluation.parts import Part
@@ -24,6 +24,8 @@ from fastcam.metrics.measure import Chosen, choose, measure
 from fastcam.metrics.registry import METRICS
 from fastcam.metrics.trial import Trial
 from fastcam.models.loading import LoadedModel
+from fastcam.network.arguments import NotFiniteError
+from fastcam.network.cache import network_for
 
 T = TypeVar("T")
 # Told of every batch that is done: images.
@@ -56,10 +58,10 @@ class Done:
 
 @dataclass(frozen=True, eq=False)
 class Filled:
-    """A batch of N photos, of which some could not be read; the first that could stands in for them.
+    """A batch of N photos, of which some are left out; the first that is not stands in for them.
 
     So the others are computed as they would be beside the missing ones: no row depends, not even by its rounding, on
-    which other photos can be read.
+    which other photos can be read and explained.
 
     positions: in the data set; None where a photo is only stood in for. names: of the samples asked for. samples: those
     shown. images: uint8 (N, 3, H, W). regions: (N, H, W). photo_regions: N tensors (h, w).
@@ -82,6 +84,30 @@ class Filled:
             None if self.regions is None else self.regions[portion],
             None if self.photo_regions is None else self.photo_regions[portion],
         )
+
+    def without(self, places: Sequence[int]) -> "Filled | None":
+        """The same with the photos at these places left out; None if no other is there."""
+        positions = tuple(None if place in places else position for place, position in enumerate(self.positions))
+        good = next((place for place, position in enumerate(positions) if position is not None), None)
+        if good is None:
+            return None
+        rows = [good if place in places else place for place in range(len(positions))]
+        return Filled(
+            positions,
+            self.names,
+            tuple(self.samples[row] for row in rows),
+            self.images[rows],
+            None if self.regions is None else self.regions[rows],
+            None if self.photo_regions is None else tuple(self.photo_regions[row] for row in rows),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Worked(Generic[T]):
+    """A portion of photos and what was found of them."""
+
+    filled: Filled
+    found: T
 
 
 def fill(positions: Sequence[int], views: ViewBatch, samples: Sequence[Sample]) -> Filled | None:
@@ -117,6 +143,7 @@ class Worker:
 
     def __post_init__(self) -> None:
         study = self.study
+        self._checked = False
         self.columns = study_columns(study, METRICS)
         self.labels = [method.label for method in study.methods]
         self.calls = calls_of(self.model.model, study.methods, self.spec.layers, study.precision)
@@ -137,11 +164,11 @@ class Worker:
         rows: dict[str, list[Any]] = {"index": [], "predicted": []}
         bad: list[Bad] = []
         for filled in self._filled(part, views, bad, tick):
-            found = self._in_portions(filled, self._predicted)
-            for position, predicted in zip(filled.positions, np.concatenate(found).tolist(), strict=True):
-                if position is not None:
-                    rows["index"].append(position)
-                    rows["predicted"].append(predicted)
+            for portion in self._in_portions(filled, self._predicted, bad):
+                for position, predicted in zip(portion.filled.positions, portion.found.tolist(), strict=True):
+                    if position is not None:
+                        rows["index"].append(position)
+                        rows["predicted"].append(predicted)
         return Done(rows=rows, bad=tuple(bad), batch=self._batch())
 
     def measure(self, part: Part, views: Iterator[ViewBatch], tick: Tick) -> Done:
@@ -149,14 +176,15 @@ class Worker:
         rows: dict[str, list[Any]] = {}
         bad: list[Bad] = []
         for filled in self._filled(part, views, bad, tick):
-            found = self._in_portions(filled, self.measured)
-            for name, values in self._rows(filled.positions, found).items():
-                rows.setdefault(name, []).extend(values)
+            for portion in self._in_portions(filled, self.measured, bad):
+                for name, values in self._rows(portion.filled.positions, portion.found).items():
+                    rows.setdefault(name, []).extend(values)
         return Done(rows=rows, bad=tuple(bad), batch=self._batch())
 
     def measured(self, filled: Filled) -> Measured:
         """Everything about a portion of images."""
         images, samples = self.images(filled), filled.samples
+        self._check_classes(images)
         labels = None
         if self.study.targets == "label":
             labels = torch.tensor([sample.label for sample in samples], device=self.device)
@@ -189,14 +217,10 @@ class Worker:
 
     def batch_of(self, images: Tensor, probabilities: Tensor | None = None) -> Batch:
         """Images with the model; where memory was short, no forward pass takes more than there is room for."""
-        short = self._batch() < self.study.batch
-        return Batch(
-            self.model.model,
-            images,
-            precision=self.study.precision,
-            batch_size=self._batch() if short else None,
-            probabilities=probabilities,
-        )
+        batch = Batch(self.model.model, images, precision=self.study.precision, probabilities=probabilities)
+        if self._batch() < self.study.batch:
+            batch.batch_size = min(batch.batch_size, self._batch())
+        return batch
 
     def images(self, filled: Filled) -> Tensor:
         """The network's input (N, 3, H, W)."""
@@ -205,14 +229,28 @@ class Worker:
         floats = (p.dtype for p in self.model.model.parameters() if p.is_floating_point())
         return scaled.to(next(floats, torch.float32))
 
-    def _in_portions(self, filled: Filled, work: Callable[[Filled], T]) -> list[T]:
-        return self.portions.each(len(filled.positions), lambda portion: work(filled[portion]))
+    def _in_portions(self, filled: Filled, work: Callable[[Filled], T], bad: list[Bad]) -> list[Worked[T]]:
+        """`work` on as many photos at a time as memory holds; `bad` gets those that have to be left out."""
+        portions = self.portions.each(
+            len(filled.positions), lambda portion: _spared(work, filled[portion], self.spec.name)
+        )
+        bad += [each for _, left_out in portions for each in left_out]
+        return [worked for worked, _ in portions if worked is not None]
 
     def _predicted(self, filled: Filled) -> NDArray[np.int32]:
-        batch = self.batch_of(self.images(filled))
+        images = self.images(filled)
+        self._check_classes(images)
+        batch = self.batch_of(images)
         predicted: NDArray[np.int32] = batch.probabilities.argmax(dim=1).to(torch.int32).cpu().numpy()
         batch.settle()
         return predicted
+
+    def _check_classes(self, images: Tensor) -> None:
+        """See once that the data set's labels are the model's, whose outputs are counted when it is captured."""
+        if not self._checked:
+            network = network_for(self.model.model, images, precision=self.study.precision)
+            check_classes(self.study, self.dataset, self.spec.name, network.graph.classes)
+            self._checked = True
 
     def _filled(self, part: Part, views: Iterator[ViewBatch], bad: list[Bad], tick: Tick) -> Iterator[Filled]:
         """The part's batches; `bad` gets the photos that cannot be read."""
@@ -226,9 +264,9 @@ class Worker:
     def _batch(self) -> int:
         return min(self.portions.size, self.study.batch)
 
-    def _rows(self, positions: Sequence[int | None], found: Sequence[Measured]) -> dict[str, list[Any]]:
-        """Columns of rows for the photos that could be read."""
-        places = found[0].places
+    def _rows(self, positions: Sequence[int | None], found: Measured) -> dict[str, list[Any]]:
+        """Columns of rows for the photos that are not left out."""
+        places = found.places
         kept = [place for place, position in enumerate(positions) if position is not None]
         samples = [self.dataset.samples[position] for position in positions if position is not None]
         each = len(places)
@@ -237,7 +275,7 @@ class Worker:
             return [value for value in values for _ in range(each)]
 
         def of_images(name: str) -> list[Any]:
-            return spread(np.concatenate([getattr(part, name) for part in found])[kept].tolist())
+            return spread(getattr(found, name)[kept].tolist())
 
         rows: dict[str, list[Any]] = {
             "name": spread([sample.name for sample in samples]),
@@ -253,6 +291,36 @@ class Worker:
         }
         for column in self.columns:
             # (K, N, ...) to image-major, as the rows are.
-            values = np.concatenate([part.values[column.name] for part in found], axis=1)[:, kept].swapaxes(0, 1)
+            values = found.values[column.name][:, kept].swapaxes(0, 1)
             rows[column.name] = values.reshape(-1, *values.shape[2:]).tolist()
         return rows
+
+
+def _spared(work: Callable[[Filled], T], filled: Filled, model: str) -> tuple[Worked[T] | None, tuple[Bad, ...]]:
+    """`work` on photos, without those for which it comes upon NaN or infinity; None if nothing else is left.
+
+    Raises:
+        NotFiniteError: photos together have such values, and none of them alone.
+    """
+    try:
+        return Worked(filled, work(filled)), ()
+    except NotFiniteError as error:
+        told = str(error)
+    # One at a time tells which; the others are then worked on as they would be beside a photo that cannot be read.
+    reasons = {place: why for place in range(len(filled.names)) if (why := _reason(work, filled[place : place + 1]))}
+    if not reasons:
+        raise NotFiniteError(f"{told} (photos {', '.join(filled.names)})")
+    bad = tuple(
+        Bad(model, filled.names[place], why) for place, why in reasons.items() if filled.positions[place] is not None
+    )
+    others = filled.without(list(reasons))
+    return (None if others is None else Worked(others, work(others))), bad
+
+
+def _reason(work: Callable[[Filled], object], one: Filled) -> str:
+    """What is not finite about one photo; nothing if all is."""
+    try:
+        work(one)
+    except NotFiniteError as error:
+        return str(error)
+    return ""

@@ -10,7 +10,7 @@ from fastcam.metrics.given import check_float
 from fastcam.metrics.once import Once
 from fastcam.network.arguments import DeferredChecks, check_batch_size, check_images, check_model
 from fastcam.network.cache import Output, network_for
-from fastcam.network.portions import chunks
+from fastcam.network.portions import chunks, fitted
 from fastcam.network.precision import matrix_precision
 from fastcam.ops.blur import gaussian_blur
 
@@ -51,8 +51,10 @@ class Batch(Once):
             model = check_model(model)
             self.network = network_for(model, given, precision=precision, output=output, checks=self.checks)
             self.given = given.contiguous(memory_format=self.network.precision.memory_format)
-            most = self.network.portion(given.device) if given.device.type == "cpu" else max(len(given), _LEAST)
-            self.batch_size = batch_size or most
+            on_cpu = given.device.type == "cpu"
+            self.batch_size = batch_size or (
+                self.network.portion(given.device) if on_cpu else max(len(given), fitted(_LEAST))
+            )
             # The network's dtype and layout, so that what is made of the images needs no conversion of its own.
             self.images = self.network.prepare(self.given)
         if probabilities is not None:

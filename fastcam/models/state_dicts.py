@@ -23,7 +23,10 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise ValueError(f"weights file {path} does not exist") from None
+        raise ValueError(
+            f"weights file {path} does not exist: it must hold weights of this model, with an output for each class "
+            f"that is looked at; {advice}"
+        ) from None
     except pickle.UnpicklingError as error:
         # The reason that torch gives advises to run code from the file.
         raise ValueError(f"weights file {path} is no plain state dict: {advice}") from error

@@ -15,28 +15,35 @@ Size = str | tuple[int, int]
 _INDEX = "targets.argmax(1)"
 
 
+class NotFiniteError(ValueError):
+    """Images, logits, maps or scores with NaN or infinite values."""
+
+
 @dataclass
 class DeferredChecks:
     """Checks of values that lie on the device: their outcomes are read together, once, at the end of a call."""
 
     failed: list[Tensor] = field(default_factory=list)
     explain: list[Callable[[], str]] = field(default_factory=list)
+    errors: list[type[ValueError]] = field(default_factory=list)
 
-    def add(self, failed: Tensor, explain: Callable[[], str]) -> None:
+    def add(self, failed: Tensor, explain: Callable[[], str], error: type[ValueError] = ValueError) -> None:
         """Note a check; `failed` is a boolean on the device."""
         self.failed.append(failed)
         self.explain.append(explain)
+        self.errors.append(error)
 
     def add_finite(self, tensor: Tensor, explain: Callable[[], str]) -> None:
         """Note that a tensor of at least one value may hold no NaN and no infinity."""
         # Both show in its extremes, which take one pass over memory; to look at each value takes five.
-        self.add(~torch.stack(tensor.detach().aminmax()).isfinite().all(), explain)
+        self.add(~torch.stack(tensor.detach().aminmax()).isfinite().all(), explain, NotFiniteError)
 
     def settle(self) -> None:
-        """Raise ValueError for the first check that failed."""
-        for failed, explain in zip(torch.stack(self.failed).tolist(), self.explain, strict=True):
+        """Raise ValueError, or the kind of it that was noted, for the first check that failed."""
+        failures = torch.stack(self.failed).tolist()
+        for failed, explain, error in zip(failures, self.explain, self.errors, strict=True):
             if failed:
-                raise ValueError(explain())
+                raise error(explain())
 
 
 def check_model(model: object) -> nn.Module:

@@ -11,6 +11,7 @@ from torch import Tensor, fx
 from fastcam.network.graph import Graph, shape
 from fastcam.network.nonnegative import nonnegative
 from fastcam.network.plan import Operations, Plan, Values, make_plan, run
+from fastcam.network.portions import fitted
 from fastcam.network.precision import Precision, matrix_precision
 from fastcam.network.weights import Weights
 
@@ -59,9 +60,10 @@ class Network:
     def portion(self, device: torch.device) -> int:
         """How many images a forward pass best takes at a time on this device."""
         if device.type != "cpu":
-            return _PORTION
+            return fitted(_PORTION)
         largest = self.once(("largest",), lambda: max(_numbers_per_image(node) for node in self.graph.nodes))
-        return min(max(_LARGEST_ON_CPU // (largest * self.precision.compute.itemsize), 1), _PORTION_ON_CPU)
+        within = max(_LARGEST_ON_CPU // (largest * self.precision.compute.itemsize), 1)
+        return fitted(min(within, _PORTION_ON_CPU))
 
     def prepare(self, images: Tensor) -> Tensor:
         """Images in the network's dtype and memory layout."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import fastcam
-from fastcam.network.arguments import DeferredChecks, resolve_targets
+from fastcam.network.arguments import DeferredChecks, NotFiniteError, resolve_targets
 from tests.attribution.test_model_untouched import assert_unchanged, build, snapshot, some_images
 from tests.zoo import BasicBlock, conv, conv_bn, head
 
@@ -88,7 +88,8 @@ def test_types_of_images(method: str, images: Any, match: str, model: nn.Module)
 def test_images_that_are_not_finite(method: str, value: float, model: nn.Module) -> None:
     images = some_images()
     images[1, 2, 3, 4] = value
-    check(method, model, r"images: NaN or infinite values in image\(s\) 1; all must be finite", images, 0)
+    message = r"images: NaN or infinite values in image\(s\) 1; all must be finite"
+    check(method, model, message, images, 0, error=NotFiniteError)
 
 
 # -- targets

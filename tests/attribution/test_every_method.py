@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import fastcam
+from fastcam.network.arguments import NotFiniteError
 from tests.attribution.test_bad_input import NoFeatureMap, ReadsValues, Segmenter
 from tests.attribution.test_model_untouched import assert_unchanged, build, raises, snapshot, some_images
 from tests.classifiers import SMALL_OPTIONS
@@ -66,15 +67,14 @@ def test_bad_images(method: str, model: nn.Module) -> None:
     check(method, model, TypeError, r"images: ndarray given, a float tensor \(N, C, H, W\) is valid", GOOD.numpy())
     for value in (torch.nan, torch.inf, -torch.inf):
         told = r"images: NaN or infinite values in image\(s\) 1; all must be finite"
-        check(method, model, ValueError, told, with_value(value), 0)
+        check(method, model, NotFiniteError, told, with_value(value), 0)
 
 
 def test_eigen_cam_takes_no_layer_that_is_not_finite() -> None:
     """The decomposition of one would raise an error of its own, and what follows the layer may hide it."""
     model = nn.Sequential(nn.Conv2d(3, 4, 3), Overflows(), nn.Sigmoid(), head(4)).eval()
-    check(
-        "eigen_cam", model, ValueError, "model: its eigen_cam maps for these images are NaN or infinite", GOOD, 0, "1"
-    )
+    told = "model: its eigen_cam maps for these images are NaN or infinite"
+    check("eigen_cam", model, NotFiniteError, told, GOOD, 0, "1")
 
 
 @EVERY_METHOD

@@ -1,13 +1,16 @@
 """Views and their loader: order, workers, what is wrong with single files."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
-from fastcam.datasets import BadView, Box, PhotoFiles, Sample, View, ViewBatch, Views, loader, open_dataset
+from fastcam.datasets import BadView, Box, DataSet, PhotoFiles, Sample, View, ViewBatch, Views, loader, open_dataset
+from fastcam.datasets.loader import _on_gpu
 from fastcam.models.preprocessing import Preprocessing
 
 from . import layouts
@@ -150,6 +153,35 @@ def test_regions_refer_to_pixels_as_stored(tmp_path: Path) -> None:
         assert isinstance(view, View)
         assert view.region is not None
         assert bool(((view.image[0] > 128) == view.region).all()) == (not upright)
+
+
+def test_what_one_file_holds_is_not_read_whole_for_every_photo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading ahead for a GPU: of each photo its own pixels, once."""
+    names = [f"n01440764_{i}" for i in range(4)]
+    drawn = {name: Drawn((40 + i, 30), ((5, 5, 20, 20),)) for i, name in enumerate(names)}
+    dataset = open_dataset("imagenet-segmentation", layouts.imagenet_segmentation(tmp_path / "gtsegs_ijcv.mat", drawn))
+    asked: list[str] = []
+    pixels = type(dataset).pixels
+
+    def noted(self: DataSet, sample: Sample) -> Tensor | None:
+        asked.append(sample.name)
+        return pixels(self, sample)
+
+    monkeypatch.setattr(type(dataset), "pixels", noted)
+    monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail(f"{path} was read whole"))
+    views = Views(dataset, SMALL)
+
+    def as_on_gpu(indices: Sequence[int], contents: Sequence[bytes | Tensor | None]) -> list[View | BadView]:
+        """On the device that is there."""
+        return [views._view(i, photo) for i, photo in zip(indices, views._on_gpu(indices, contents), strict=True)]
+
+    monkeypatch.setattr(views, "views", as_on_gpu)
+    found = list(_on_gpu(views, [[0, 1], [2, 3]], workers=2))
+    assert sorted(asked) == names
+    assert [batch.indices for batch in found] == [(0, 1), (2, 3)]
+    monkeypatch.undo()
+    for batch, expected in zip(found, loader(Views(dataset, SMALL), [[0, 1], [2, 3]]), strict=True):
+        assert torch.equal(batch.images, expected.images)
 
 
 def test_a_damaged_mask_is_a_bad_view(tmp_path: Path) -> None:

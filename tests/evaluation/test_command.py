@@ -161,7 +161,7 @@ def test_photos_left_out_are_told_of(photos: Path, tmp_path: Path) -> None:
         "--data", copy, *SMALL, "--methods", "fake_cam", "--metrics", "drop", "--workers", 0, "-o", output
     )
     assert result.exit_code == 0, result.output
-    assert result.stderr == "fastcam: 1 photos could not be read and are left out: 0/03.png\n"
+    assert result.stderr == "fastcam: 1 photos could not be read or explained and are left out: 0/03.png\n"
     run: Run = read_run(output)
     assert [bad.name for bad in run.bad] == ["0/03.png"]
 
@@ -190,6 +190,9 @@ def test_presets_are_listed() -> None:
     result = evaluate("--list-presets")
     assert result.exit_code == 0
     assert [line.split()[0] for line in result.stdout.splitlines()] == list(preset_names())
+    needing = {line.split()[0]: line for line in result.stdout.splitlines() if "; needs " in line}
+    assert set(needing) == {f"ucag/table{table}" for table in ("2", "2-coco14", "3", "3-coco14")}
+    assert needing["ucag/table2"].endswith("; needs vgg16-voc07.pth, resnet50-voc07.pth")
 
 
 @pytest.mark.parametrize(

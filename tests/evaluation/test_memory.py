@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastcam.evaluation.memory import Portions, is_out_of_memory
+from fastcam.network.portions import fitted
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -47,6 +48,35 @@ def test_one_image_too_much_is_the_error_it_was() -> None:
     with pytest.raises(torch.OutOfMemoryError):
         Portions(8, lambda before, after: None).each(8, work)
     assert [portion.stop for portion in asked] == [8, 4, 2, 1]
+
+
+@pytest.mark.parametrize("most", [1, 5, 16, 100])
+def test_forward_passes_shrink_with_the_images_and_beyond(most: int) -> None:
+    """Those that nobody gave a size to: 64 inputs to a forward pass, however few images there are."""
+    tried: list[tuple[int, int]] = []
+
+    def work(portion: slice) -> int:
+        inputs = fitted(64)
+        tried.append((portion.stop - portion.start, inputs))
+        if inputs > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return inputs
+
+    fits = next(inputs for inputs in (64, 32, 16, 8, 4, 2, 1) if inputs <= most)
+    portions = Portions(4, lambda before, after: None)
+    assert set(portions.each(4, work)) == {fits}
+    expected = [(4, 64), (2, 32), (1, 16), (1, 8), (1, 4), (1, 2), (1, 1)]
+    assert tried[: expected.index((portions.size, fits)) + 1] == expected[: expected.index((portions.size, fits)) + 1]
+    assert fitted(64) == 64
+
+
+def test_what_fits_of_a_batch_is_done_alone() -> None:
+    def work(portion: slice) -> slice:
+        if portion.stop - portion.start > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return portion
+
+    assert Portions(8, lambda before, after: None).first(8, work) == slice(0, 2)
 
 
 def test_other_errors_are_not_taken_for_it() -> None:

@@ -1,6 +1,7 @@
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -22,6 +23,7 @@ import fastcam
 from fastcam.datasets.opening import open_dataset
 from fastcam.datasets.sample import Box, DataSet, PhotoFiles, Sample
 from fastcam.datasets.views import View, Views
+from fastcam.evaluation import runner
 from fastcam.evaluation.errors import RunError
 from fastcam.evaluation.lock import locked
 from fastcam.evaluation.parts import Part
@@ -30,6 +32,7 @@ from fastcam.evaluation.store import Bad, Run, Store, read_run
 from fastcam.evaluation.study import MethodSpec, Study
 from fastcam.models import Preprocessing
 from fastcam.photos import read_photo
+from tests.datasets.test_end_to_end import MAKERS
 from tests.evaluation.conftest import HOW, STUDY, exit_code, fork, parts, run
 from tests.evaluation.nets import tiny
 
@@ -194,9 +197,14 @@ def test_costs_are_measured_where_it_stopped_before_them(reference: Run, dataset
     assert {path: path.stat().st_mtime_ns for path in (output / "parts").iterdir()} == before
 
 
-def test_a_run_keeps_the_threads_it_began_with(reference: Run, dataset: DataSet, tmp_path: Path) -> None:
+def test_a_run_keeps_the_threads_it_began_with(
+    reference: Run, dataset: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Unless it is told a number, which is refused if it is another."""
     output = copied(reference, tmp_path)
+    (output / "cost.json").unlink()
+    counted: list[int] = []
+    monkeypatch.setattr(runner, "measure_cost", lambda *_: counted.append(torch.get_num_threads()) or {})
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
@@ -204,6 +212,7 @@ def test_a_run_keeps_the_threads_it_began_with(reference: Run, dataset: DataSet,
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+    assert counted == [1]
 
 
 @pytest.mark.parametrize(
@@ -303,22 +312,52 @@ def test_a_changed_command_is_refused(
     assert parts(reference.path) == before
 
 
+@pytest.mark.parametrize("package", ["fastcam", "torch", "torchvision", "pillow"])
+def test_another_version_is_refused(package: str, reference: Run, dataset: DataSet, tmp_path: Path) -> None:
+    output = copied(reference, tmp_path)
+    noted = json.loads((output / "run.json").read_text())
+    now = noted["environment"][package]
+    noted["environment"][package] = "0.1"
+    (output / "run.json").write_text(json.dumps(noted))
+    with pytest.raises(RunError, match=re.escape(f'environment.{package}: "0.1" and "{now}"')):
+        run(STUDY, dataset, output)
+
+
+def test_what_never_came_to_a_row_does_not_bind(dataset: DataSet, tmp_path: Path) -> None:
+    """A slip that shows only when the model is there: the folder can be used again."""
+    slip = replace(STUDY, models=(replace(STUDY.models[0], layers=("relu3",)),))
+    with pytest.raises(ValueError, match="relu3"):
+        run(slip, dataset, tmp_path / "run", threads=2)
+    found = run(STUDY, dataset, tmp_path / "run", threads=None)
+    assert found.complete
+    assert found.study == STUDY
+    assert found.environment["threads"] == torch.get_num_threads()
+
+
 def test_another_data_set_is_refused(reference: Run, dataset: DataSet) -> None:
     other = PhotoFiles(name="folder", root=dataset.root, samples=tuple(dataset.samples[:-1]), has_regions=False)
     with pytest.raises(RunError, match=r"data\.samples \(--data\): 22 and 21; data\.fingerprint \(--data\)"):
         run(STUDY, other, reference.path)
 
 
-def test_other_weights_are_refused(reference: Run, dataset: DataSet, tmp_path: Path) -> None:
-    output = copied(reference, tmp_path)
-    next((output / "parts").iterdir()).unlink()
+@pytest.mark.parametrize("screened", [False, True], ids=["parts", "screened alone"])
+def test_other_weights_are_refused(screened: bool, reference: Run, dataset: DataSet, tmp_path: Path) -> None:
+    study, output = STUDY, tmp_path / "run"
+    if screened:
+        # Stopped when its samples were chosen.
+        study = replace(STUDY, correct_only=True)
+        run(study, dataset, output)
+        shutil.rmtree(output / "parts")
+    else:
+        copied(reference, tmp_path)
+        next((output / "parts").iterdir()).unlink()
     bias = tiny().fc.bias
     before = bias.detach().clone()
     with torch.no_grad():
         bias.add_(1)
     try:
         with pytest.raises(RunError, match="other weights of tests"):
-            run(STUDY, dataset, output)
+            run(study, dataset, output)
     finally:
         with torch.no_grad():
             bias.copy_(before)
@@ -367,6 +406,76 @@ def test_labels_that_are_not_known_are_missed(change: dict[str, Any], dataset: D
         run(replace(STUDY, **change), unlabelled, tmp_path / "run")
 
 
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        (None, "labels are positions among the 20 classes of the data set voc07, and .*tiny has 3 outputs"),
+        ({"aeroplane": 2, "dog": 3}, "labels run to 3, .* of the data set voc07, and .*tiny has 3 outputs"),
+    ],
+    ids=["the data set's own order", "a table"],
+)
+@pytest.mark.parametrize("change", [{"targets": "label"}, {"correct_only": True}], ids=["targets", "correct_only"])
+def test_labels_that_are_no_outputs_are_refused(
+    change: dict[str, Any], classes: dict[str, int] | None, message: str, tmp_path: Path
+) -> None:
+    made, _ = MAKERS["voc07"]
+    voc = open_dataset("voc07", made(tmp_path / "data").root, classes=classes)
+    study = replace(STUDY, dataset="voc07", methods=STUDY.methods[:1])
+    with pytest.raises(ValueError, match=f"classes: {message}; give --classes FILE"):
+        run(replace(study, **change), voc, tmp_path / "run")
+    # Where no label is looked at, any model will do.
+    assert run(study, voc, tmp_path / "run").complete
+
+
+# -- data sets with regions
+
+OUTPUTS = {
+    "imagenet by synset": {"n01440764": 0, "n02123045": 2, "n15075141": 1},
+    "voc07": {"aeroplane": 0, "dog": 2},
+    "coco14": {"toothbrush": 0, "dog": 2, "person": 1},
+    "imagenet-segmentation": {"n01440764": 0, "n02123045": 2, "n15075141": 1},
+}
+
+
+@pytest.mark.parametrize("name", OUTPUTS, ids=str)
+def test_data_sets_that_tell_where_the_class_is(name: str, tmp_path: Path) -> None:
+    make, _ = MAKERS[name]
+    drawn = make(tmp_path / "data")
+    marked = open_dataset(drawn.name, drawn.root, classes=OUTPUTS[name])
+    study = replace(
+        STUDY,
+        dataset=drawn.name,
+        models=(replace(STUDY.models[0], layers=("relu1",), resize="32x32", crop="none"),),
+        methods=STUDY.methods[:1],
+        metrics=("pointing", "energy_pointing", "iou", "segmentation_iou"),
+        options={"tolerance": 15},
+        targets="label",
+    )
+    rows = run(study, marked, tmp_path / "run").rows
+    assert rows["name"].to_pylist() == [sample.name for sample in marked.samples]
+    assert rows["target"].to_pylist() == [OUTPUTS[name][key] for key in classes_of(drawn)]
+    preprocessing = Preprocessing(resize=(32, 32), crop=None)
+    seen = Views(marked, preprocessing, photo_regions=True).views(range(len(marked.samples)))
+    views = [view for view in seen if isinstance(view, View)]
+    images = preprocessing.scaled(torch.stack([view.image for view in views]))
+    maps = fastcam.eigen_cam(tiny(), images, rows["target"].to_pylist(), layer="relu1", normalize=False)
+    regions = torch.stack([view.region for view in views if view.region is not None])
+    photo_regions = [view.photo_region for view in views if view.photo_region is not None]
+    expected = {
+        "pointing": fastcam.metrics.pointing_game(maps, photo_regions, tolerance=15),
+        "energy_pointing": fastcam.metrics.energy_pointing_game(maps, regions),
+        "iou": fastcam.metrics.iou(maps, regions),
+        "segmentation_iou": fastcam.metrics.segmentation_iou(maps, regions),
+    }
+    for column, values in expected.items():
+        np.testing.assert_allclose(rows[column].to_numpy(), values.numpy(), rtol=1e-5, err_msg=column)
+
+
+def classes_of(drawn: DataSet) -> list[str]:
+    """Of each sample the class as its name has it."""
+    return [sample.name.partition("#")[2] or re.split("[/_]", sample.name)[0] for sample in drawn.samples]
+
+
 # -- photos, memory and disks that fail
 
 
@@ -389,6 +498,50 @@ def test_photos_that_cannot_be_read_are_left_out(reference: Run, photos: Path, t
     assert found.complete
 
 
+def darkened(photos: Path, copy: Path, *names: str, unreadable: bool = False) -> DataSet:
+    """Some of the photos black, which `InTheDark` answers with infinity, or gone."""
+    shutil.copytree(photos, copy)
+    for name in names:
+        with Image.open(copy / name) as photo:
+            black = Image.new("RGB", photo.size)
+        black.save(copy / name)
+    found = open_dataset("folder", copy)
+    if unreadable:
+        for name in names:
+            (copy / name).unlink()
+    return found
+
+
+@pytest.mark.parametrize("correct_only", [False, True], ids=["all", "screened"])
+@pytest.mark.parametrize(
+    "names",
+    [("0/00.png",), ("0/03.png", "1/13.png"), ("1/10.png", "1/13.png", "1/16.png", "1/19.png")],
+    ids=["the first", "two", "a whole batch"],
+)
+def test_photos_whose_logits_are_not_finite_are_left_out(
+    names: tuple[str, ...], correct_only: bool, photos: Path, tmp_path: Path
+) -> None:
+    model = replace(STUDY.models[0], name="tests.evaluation.nets:in_the_dark")
+    study = replace(STUDY, models=(model,), metrics=("drop",), options={}, correct_only=correct_only)
+    found = run(study, darkened(photos, tmp_path / "dark", *names), tmp_path / "run", max_bad=len(names))
+    assert found.complete
+    assert {bad.name for bad in found.bad} == set(names)
+    assert all("are NaN or infinite" in bad.reason and bad.model == model.name for bad in found.bad)
+    # The others' rows are what they would be beside photos that cannot be read.
+    missing = darkened(photos, tmp_path / "missing", *names, unreadable=True)
+    expected = run(study, missing, tmp_path / "expected", max_bad=len(names))
+    assert found.rows.to_pylist() == expected.rows.to_pylist()
+    assert found.cost[model.name]["images"] > 0
+
+
+def test_photos_whose_logits_are_not_finite_are_counted(photos: Path, tmp_path: Path) -> None:
+    model = replace(STUDY.models[0], name="tests.evaluation.nets:in_the_dark")
+    study = replace(STUDY, models=(model,), metrics=("drop",), options={})
+    dark = darkened(photos, tmp_path / "dark", "0/00.png", "1/01.png")
+    with pytest.raises(RunError, match=r"max-bad: 2 photos .*\(0/00.png: model: its logits .* NaN or infinite"):
+        run(study, dark, tmp_path / "run", max_bad=1)
+
+
 def test_photos_left_out_earlier_count(photos: Path, tmp_path: Path) -> None:
     """Of a run that goes on, and of photos that were only screened."""
     copy = tmp_path / "photos"
@@ -398,7 +551,7 @@ def test_photos_left_out_earlier_count(photos: Path, tmp_path: Path) -> None:
     study = replace(STUDY, methods=STUDY.methods[2:], metrics=("drop",), options={}, correct_only=True)
     found = run(study, broken, tmp_path / "run", max_bad=1)
     assert [bad.name for bad in found.bad] == ["0/00.png"]
-    with pytest.raises(RunError, match="max-bad: 1 photos could not be read, 0 may be left out"):
+    with pytest.raises(RunError, match="max-bad: 1 photos could not be read or explained, 0 may be left out"):
         run(study, broken, tmp_path / "run", max_bad=0)
 
 
@@ -446,7 +599,8 @@ def test_too_many_of_them_end_the_run(photos: Path, tmp_path: Path) -> None:
     for name in ("0/00.png", "2/14.png"):
         (copy / name).write_text("no image")
     output = tmp_path / "run"
-    with pytest.raises(RunError, match=r"max-bad: 2 photos could not be read, 1 may be left out \(0/00.png: ") as error:
+    told = r"max-bad: 2 photos could not be read or explained, 1 may be left out \(0/00.png: "
+    with pytest.raises(RunError, match=told) as error:
         run(STUDY, broken, output)
     assert "--max-bad" in str(error.value)
     kept = parts(output)
@@ -454,6 +608,11 @@ def test_too_many_of_them_end_the_run(photos: Path, tmp_path: Path) -> None:
     found = run(STUDY, broken, output, max_bad=2)
     assert len(found.bad) == 2
     assert kept.items() <= parts(output).items()
+
+
+def images_seen(func: object, args: Any) -> int:
+    """How many images the network's first convolution is given; the packing of its weights sees none."""
+    return len(args[0]) if "convolution" in str(func) and args[0].shape[1:] == (3, 16, 16) else 0
 
 
 class SmallMemory(TorchDispatchMode):
@@ -464,7 +623,7 @@ class SmallMemory(TorchDispatchMode):
         self.most = most
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if "convolution" in str(func) and args[0].shape[1] == 3 and args[0].shape[0] > self.most:
+        if images_seen(func, args) > self.most:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
         return func(*args, **(kwargs or {}))
 
@@ -473,7 +632,7 @@ def test_batches_shrink_to_what_memory_holds(reference: Run, dataset: DataSet, t
     said: list[str] = []
     with SmallMemory(2):
         found = run(STUDY, dataset, tmp_path / "run", say=said.append)
-    assert len(said) == 1
+    assert "those of random_cam rest on other random numbers" in said[0]
     assert "memory does not suffice for 4 images of tests.evaluation.nets:tiny at a time: going on with 2" in said[0]
     (halving,) = [line for line in found.log if line["kind"] == "out of memory"]
     assert (halving["batch_before"], halving["batch"]) == (4, 2)
@@ -485,6 +644,81 @@ def test_batches_shrink_to_what_memory_holds(reference: Run, dataset: DataSet, t
             found.rows[column].to_numpy()[same], reference.rows[column].to_numpy()[same], rtol=1e-4, atol=1e-4
         )
     assert found.rows["index"].equals(reference.rows["index"])
+    # As was said.
+    assert not np.allclose(found.rows["drop"].to_numpy()[~same], reference.rows["drop"].to_numpy()[~same], atol=1)
+
+
+def test_shrinking_is_told_once(dataset: DataSet, tmp_path: Path) -> None:
+    said: list[str] = []
+    with SmallMemory(1):
+        found = run(replace(STUDY, methods=STUDY.methods[:1]), dataset, tmp_path / "run", say=said.append)
+    assert [line["batch"] for line in found.log if line["kind"] == "out of memory"] == [2, 1]
+    assert len(said) == 1
+    assert "random" not in said[0]
+
+
+MASKING = (
+    MethodSpec(name="rise", label="rise", options={"masks": 16}),
+    MethodSpec(name="ss_cam", label="ss_cam", options={"samples": 1}),
+    MethodSpec(name="score_cam", label="score_cam"),
+)
+
+
+def test_forward_passes_of_masked_images_shrink_too(dataset: DataSet, tmp_path: Path) -> None:
+    """Eight to a forward pass on a CPU, however few images they are made of."""
+    study = replace(STUDY, methods=MASKING, subset=4)
+    whole = run(study, dataset, tmp_path / "whole")
+    with SmallMemory(3):
+        found = run(study, dataset, tmp_path / "run", say=lambda _: None)
+    assert found.complete
+    assert [line["batch"] for line in found.log if line["kind"] == "out of memory"] == [2, 1]
+    same = whole.rows["method"].to_numpy() == "score_cam"
+    for column in ("probability", "drop", "insertion"):
+        np.testing.assert_allclose(
+            found.rows[column].to_numpy()[same], whole.rows[column].to_numpy()[same], rtol=1e-4, atol=1e-4
+        )
+
+
+def test_a_batch_size_of_ones_own_stays(dataset: DataSet, tmp_path: Path) -> None:
+    given = MethodSpec(name="rise", label="RISE", options={"masks": 16, "batch_size": 4})
+    with (
+        SmallMemory(3),
+        pytest.raises(RunError, match=r"one image at a time .*a smaller batch_size of RISE takes less"),
+    ):
+        run(replace(STUDY, methods=(given,)), dataset, tmp_path / "run", say=lambda _: None)
+
+
+def test_costs_are_measured_on_what_memory_holds(reference: Run, dataset: DataSet, tmp_path: Path) -> None:
+    output = copied(reference, tmp_path)
+    (output / "cost.json").unlink()
+    with SmallMemory(2):
+        found = run(STUDY, dataset, output, say=lambda _: None)
+    assert found.cost[STUDY.models[0].name]["images"] == 2
+    (output / "cost.json").unlink()
+    with SmallMemory(0), pytest.raises(RunError, match="memory: not enough on cpu"):
+        run(STUDY, dataset, output, say=lambda _: None)
+
+
+class Counted(TorchDispatchMode):
+    """How many images the network's first convolution sees."""
+
+    images = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.images += images_seen(func, args)
+        return func(*args, **(kwargs or {}))
+
+
+def test_an_unmasked_score_is_computed_once(dataset: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the maps: metrics are told of it."""
+    monkeypatch.setattr(runner, "measure_cost", lambda *_: {})
+    study = replace(STUDY, methods=STUDY.methods[:1], metrics=("drop", "increase"), options={})
+    # So that what is counted is not the model's capture.
+    run(replace(study, subset=4), dataset, tmp_path / "before")
+    with Counted() as seen:
+        run(study, dataset, tmp_path / "run")
+    # Each image once as it is, and once behind the mask of each layer's map.
+    assert seen.images == 22 * 3
 
 
 def test_one_image_too_much_is_an_error(dataset: DataSet, tmp_path: Path) -> None:

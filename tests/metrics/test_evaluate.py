@@ -14,6 +14,7 @@ from fastcam import metrics, ops
 from fastcam.metrics import Batch, Trial
 from fastcam.metrics.evaluate import choose_metrics
 from fastcam.metrics.measure import measure
+from fastcam.network.arguments import NotFiniteError
 from tests.attribution.test_model_untouched import assert_unchanged, snapshot
 from tests.attribution.toys import watched
 from tests.metrics.toys import SIZE, build, explainer, gradient_maps, model_of, some_images
@@ -361,7 +362,7 @@ def test_wrong_types(changed: dict[str, object], match: str) -> None:
     ids=lambda value: ", ".join(value) if isinstance(value, dict) else "",
 )
 def test_wrong_values(changed: dict[str, object], match: str) -> None:
-    refused(match, **changed)
+    refused(match, NotFiniteError if "NaN or infinite" in match else ValueError, **changed)
 
 
 def test_complexity_refuses_what_is_no_map() -> None:

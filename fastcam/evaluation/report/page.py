@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from fastcam.evaluation.checks import BASELINE
+from fastcam.evaluation.explaining import random_labels
 from fastcam.evaluation.exports import csv_text, latex_text
 from fastcam.evaluation.layout import BASELINES, Table, groups_by_key, layout
 from fastcam.evaluation.opening import place_noted
@@ -224,15 +225,17 @@ def _warnings(run: Run) -> tuple[str, ...]:
     halved = _halved(run)
     if halved:
         least = min(line["batch"] for line in halved)
+        drawn = random_labels(run.study.methods)
+        others = f", but those of {', '.join(drawn)} rest on other random numbers" if drawn else ""
         found.append(
             f"Memory did not suffice for {run.study.batch} images at a time, and some were worked on in batches of as "
-            f"few as {least}: rows then agree with those of full batches to rounding, not to the bit."
+            f"few as {least}: rows then agree with those of full batches to rounding, not to the bit{others}."
         )
     bad = len({each.name for each in run.bad})
     if bad:
         found.append(
-            f"{_plural(bad, 'photo')} could not be read and {'is' if bad == 1 else 'are'} left out of all figures; "
-            f"{'it is' if bad == 1 else 'they are'} listed under “Unreadable photos”."
+            f"{_plural(bad, 'photo')} could not be read or explained and {'is' if bad == 1 else 'are'} left out of all figures; "
+            f"{'it is' if bad == 1 else 'they are'} listed under “Photos left out”."
         )
     return tuple(found)
 
