@@ -1,22 +1,36 @@
 """What figures were measured on, and under which conditions."""
 
 import platform
+import statistics
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from fastcam_kernels.timing import measure, percentiles
+from bench.gpu_results import CODE, digest
+from fastcam_kernels.timing import Call, measure, percentiles
 
 
 def machine() -> dict[str, Any]:
-    """Return what the numbers were measured on and with."""
+    """Return what all rows of a file share: figures of another of these are another file's."""
     import triton
 
+    return {
+        "gpu": torch.cuda.get_device_name(0),
+        "capability": list(torch.cuda.get_device_capability(0)),
+        "cuda": torch.version.cuda,
+        "torch": torch.__version__,
+        "triton": triton.__version__,
+    }
+
+
+def conditions_of_run(commit: str | None = None) -> dict[str, Any]:
+    """Return what may change between the runs that fill a file. commit: of the sources, where git does not know it."""
     driver = None
     try:
         import pynvml
@@ -25,19 +39,53 @@ def machine() -> dict[str, Any]:
         driver = pynvml.nvmlSystemGetDriverVersion()
     except Exception:  # absent, or a driver without it: the measurement stands without this
         pass
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     return {
-        "gpu": torch.cuda.get_device_name(0),
-        "capability": list(torch.cuda.get_device_capability(0)),
         "driver": driver,
-        "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),
-        "torch": torch.__version__,
-        "triton": triton.__version__,
         "python": platform.python_version(),
-        "commit": commit.stdout.strip() or None,
+        "commit": commit or _commit(),
+        "code": digest(CODE),
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
+
+
+def _commit() -> str | None:
+    """What git has checked out; None without git, or outside a repository, as a copy of its files is."""
+    try:
+        found = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+        )
+    except OSError:
+        return None
+    return found.stdout.strip() or None
+
+
+def device_is_lost() -> bool:
+    """Whether nothing more runs on the device in this process, as after an illegal access."""
+    if not torch.cuda.is_initialized():
+        return False
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return True
+    return False
+
+
+def measurable(variants: Mapping[str, Call]) -> tuple[dict[str, Call], dict[str, str]]:
+    """Call each variant once; return those that run, and of the others what they said."""
+    run: dict[str, Call] = {}
+    failed: dict[str, str] = {}
+    for name, call in variants.items():
+        try:
+            call(0)
+            torch.cuda.synchronize()
+        except Exception as error:
+            if device_is_lost():
+                raise
+            failed[name] = f"{type(error).__name__}: {error}"[:300]
+        else:
+            run[name] = call
+    return run, failed
 
 
 def ceilings() -> dict[str, float]:
@@ -114,4 +162,5 @@ def watched() -> Iterator[dict[str, Any]]:
             if values:
                 ordered = sorted(values)
                 middle = percentiles(ordered)["p50"]
-                result[field] = {"min": ordered[0], "median": middle, "max": ordered[-1]}
+                mean = statistics.fmean(values)
+                result[field] = {"min": ordered[0], "median": middle, "mean": mean, "max": ordered[-1]}

@@ -5,17 +5,20 @@ import importlib.util
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import fastcam
-from bench.gpu_machine import watched
+from bench.gpu_machine import device_is_lost, watched
+from bench.gpu_results import Job
+from fastcam.network.precision import matrix_precision, resolve
 from fastcam.ops.backend import use_backend
 
 SIDE = 224
-WINDOW_SECONDS, ROUNDS = 0.4, 5
+WARM_UP_SECONDS, WINDOW_SECONDS, ROUNDS = 0.1, 0.3, 5
 # The energy counter samples a quarter of the time: it takes seconds to say something.
 ENERGY_SECONDS, ENERGY = 3.0, ("fastcam, float32", "fastcam, bfloat16", "stock forward, bfloat16 autocast")
 Setting = tuple[str, str, str | None, int]  # model, method, layer, batch
@@ -47,6 +50,7 @@ TOLD_BY = {
     "extremal_perturbation": "gradient",
 }
 PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
+PEERS_IN = ("float32", "tf32")
 
 
 def build(name: str) -> nn.Module:
@@ -58,13 +62,18 @@ def build(name: str) -> nn.Module:
     return get_model(name, weights=None).eval().cuda()  # type: ignore[no-any-return]
 
 
-# The names of the same method in grad-cam and in torchcam.
+def draw_images(batch: int) -> Tensor:
+    """Random images on the device, the same in every run."""
+    return torch.rand(batch, 3, SIDE, SIDE, device="cuda", generator=torch.Generator("cuda").manual_seed(0))
+
+
+# The names of the same method in grad-cam and in torchcam. Not grad-cam's FullGrad: it resizes a map of every
+# channel of every layer on the CPU, where eight images take it from 7 to 29 s a call.
 PEERS: dict[str, tuple[str | None, str | None]] = {
     "grad_cam": ("GradCAM", "GradCAM"),
     "grad_cam_pp": ("GradCAMPlusPlus", "GradCAMpp"),
     "layer_cam": ("LayerCAM", "LayerCAM"),
     "eigen_cam": ("EigenCAM", None),
-    "full_grad": ("FullGrad", None),
     "ablation_cam": ("AblationCAM", None),
     "score_cam": ("ScoreCAM", "ScoreCAM"),
     "ss_cam": (None, "SSCAM"),
@@ -78,7 +87,7 @@ BATCH = 128
 def peers(
     model: nn.Module, method: str, layer: str | None, images: Tensor, targets: list[int]
 ) -> dict[str, Callable[[], Any]]:
-    """What of the same kind the peers have, at their best settings, of those that are installed."""
+    """What of the same kind the installed peers have, channels-last, in float32 and with TF32's products."""
     found: dict[str, Callable[[], Any]] = {}
     in_grad_cam, in_torchcam = PEERS.get(method, (None, None))
     laid_out = model.to(memory_format=torch.channels_last)
@@ -107,7 +116,7 @@ def peers(
 
 
 def variants(model: nn.Module, method: str, layer: str | None, images: Tensor) -> dict[str, Callable[[], Any]]:
-    """fastcam in every precision, its references, the model's own forward, and the peers in float32."""
+    """fastcam in every precision, its references, the model's own forward, and the peers."""
     targets = torch.arange(len(images), device=images.device) % 1000
     options = {"samples": SAMPLED[method]} if method in SAMPLED else {}
 
@@ -131,10 +140,21 @@ def variants(model: nn.Module, method: str, layer: str | None, images: Tensor) -
     found: dict[str, Callable[[], Any]] = {f"fastcam, {p}": own(p, "triton") for p in PRECISIONS}
     found["fastcam, bfloat16, references"] = own("bfloat16", "reference")
     found["stock forward, bfloat16 autocast"] = forward
-    return found | peers(copy.deepcopy(model), method, layer, images, targets.tolist())
+    for peer, run in peers(copy.deepcopy(model), method, layer, images, targets.tolist()).items():
+        # PyTorch's own setting allows TF32 to convolutions alone: it is neither of fastcam's.
+        found |= {f"{peer}, {precision}": _in_precision(run, precision, images.device) for precision in PEERS_IN}
+    return found
 
 
-def window(run: Callable[[], Any], seconds: float = WINDOW_SECONDS) -> tuple[float, int]:
+def _in_precision(run: Callable[[], Any], precision: str, device: torch.device) -> Callable[[], Any]:
+    def inside() -> Any:
+        with matrix_precision(resolve(precision, torch.float32, device), device):
+            return run()
+
+    return inside
+
+
+def window(run: Callable[[], Any], seconds: float) -> tuple[float, int]:
     """Return seconds a call, and how many calls filled the window."""
     calls = 0
     torch.cuda.synchronize()
@@ -157,40 +177,47 @@ def joules_per_image(runs: dict[str, Callable[[], Any]], batch: int) -> dict[str
     return found
 
 
-def rows(settings: Sequence[Setting]) -> Iterator[dict[str, Any]]:
-    """Measure every setting, the variants taking turns. A variant that fails is named with its error."""
-    for name, method, layer, batch in settings:
-        model = build(name)
-        images = torch.rand(batch, 3, SIDE, SIDE, device="cuda", generator=torch.Generator("cuda").manual_seed(0))
-        seconds: dict[str, list[float]] = {}
-        failed: dict[str, str] = {}
-        conditions: dict[str, Any] = {}
-        runs = variants(model, method, layer, images)
-        for round_ in range(ROUNDS + 1):
-            for variant, run in runs.items():
-                if variant in failed:
-                    continue
-                try:
-                    with watched() as seen:
-                        taken, _ = window(run)
-                except (RuntimeError, TypeError, ValueError) as error:
-                    failed[variant] = f"{type(error).__name__}: {error}"[:300]
-                    continue
-                if round_:  # the first warms up
-                    seconds.setdefault(variant, []).append(taken)
-                    conditions[variant] = seen
-        yield {
-            "model": name,
-            "method": method,
-            "layer": layer,
-            "batch": batch,
-            "seconds": {variant: statistics.median(values) for variant, values in seconds.items()},
-            "spread": {variant: [min(values), max(values)] for variant, values in seconds.items()},
-            "images_per_s": {variant: batch / statistics.median(values) for variant, values in seconds.items()},
-            "joules_per_image": joules_per_image({v: run for v, run in runs.items() if v not in failed}, batch),
-            "failed": failed,
-            "conditions": conditions,
-        }
-        del model, runs
-        fastcam.clear_cache()
-        torch.cuda.empty_cache()
+def jobs(settings: Sequence[Setting]) -> Iterator[Job]:
+    """Every setting, to be measured, the largest batch first."""
+    for name, method, layer, batch in sorted(settings, key=lambda setting: -setting[3]):
+        yield Job(f"{name} {method} {layer or 'input'} {batch}", partial(_row, name, method, layer, batch))
+
+
+def _row(name: str, method: str, layer: str | None, batch: int) -> dict[str, Any]:
+    """Measure one setting, the variants taking turns. A variant that fails is named with its error."""
+    model = build(name)
+    images = draw_images(batch)
+    seconds: dict[str, list[float]] = {}
+    failed: dict[str, str] = {}
+    conditions: dict[str, Any] = {}
+    runs = variants(model, method, layer, images)
+    for round_ in range(ROUNDS + 1):
+        for variant, run in runs.items():
+            if variant in failed:
+                continue
+            try:
+                with watched() as seen:
+                    taken, _ = window(run, WINDOW_SECONDS if round_ else WARM_UP_SECONDS)
+            except Exception as error:
+                if device_is_lost():
+                    raise
+                failed[variant] = f"{type(error).__name__}: {error}"[:300]
+                continue
+            if round_:  # the first warms up
+                seconds.setdefault(variant, []).append(taken)
+                conditions[variant] = seen
+    good = {variant: run for variant, run in runs.items() if variant not in failed}
+    found = {
+        "model": name,
+        "method": method,
+        "layer": layer,
+        "batch": batch,
+        "seconds": {variant: statistics.median(seconds[variant]) for variant in good},
+        "spread": {variant: [min(seconds[variant]), max(seconds[variant])] for variant in good},
+        "images_per_s": {variant: batch / statistics.median(seconds[variant]) for variant in good},
+        "joules_per_image": joules_per_image(good, batch),
+        "failed": failed,
+        "conditions": {variant: conditions[variant] for variant in good},
+    }
+    fastcam.clear_cache()
+    return found

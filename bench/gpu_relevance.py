@@ -5,8 +5,10 @@ most time by its roofline; totals weigh each layer by how often it occurs.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
+from functools import partial
+from itertools import product
 from typing import Any
 
 import torch
@@ -14,7 +16,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.models import get_model
 
-from bench.gpu_machine import watched
+from bench.gpu_machine import measurable, watched
+from bench.gpu_results import Job
 from fastcam.network.units import Geometry
 from fastcam.propagation.convolutions import Convolution, convolutions
 from fastcam.propagation.tuning import (
@@ -146,72 +149,94 @@ def variants(conv: Convolution, inputs: list[Problem]) -> tuple[dict[str, Call],
     return ahead, back
 
 
-def check(conv: Convolution, runs: dict[str, Call], expected: Any, what: str) -> None:
-    """Stop the run if a result is not the reference's."""
+def wrong(runs: dict[str, Call], expected: Any) -> dict[str, str]:
+    """Of the variants that are checked, those whose result is not the reference's: their time would say nothing."""
+    found = {}
     for name in ("triton", "composition", "choice"):
-        found = runs[name](0)
-        pairs = zip(found, expected, strict=True) if isinstance(expected, tuple) else [(found, expected)]  # type: ignore[call-overload]
-        if not all(agrees(a, b) for a, b in pairs):
-            raise SystemExit(f"{what} of {conv}: {name} is not what the reference gives")
+        if name in runs:
+            result = runs[name](0)
+            pairs = zip(result, expected, strict=True) if isinstance(expected, tuple) else [(result, expected)]  # type: ignore[call-overload]
+            if not all(agrees(a, b) for a, b in pairs):
+                found[name] = "not what the reference gives"
+    return found
 
 
-def rows(copy_bytes_per_s: float, flop_per_s: float) -> Iterator[dict[str, Any]]:
-    """Check and measure the sampled layers of every network and batch; then the totals of each."""
-    for network in NETWORKS:
-        counted = layers(network)
-        for batch in BATCHES:
+def jobs(copy_bytes_per_s: float, flop_per_s: float) -> Iterator[Job]:
+    """The sampled layers of every network, the largest batch first: there a GPU is used for what it has."""
+    counted = {network: layers(network) for network in NETWORKS}
+    for batch, network in product(BATCHES, NETWORKS):
+        kinds = counted[network]
+        least = {conv: roofline_us(conv, batch, copy_bytes_per_s, flop_per_s) for conv in kinds}
+        whole = sum(sum(least[conv]) * count for conv, count in kinds.items())
+        for conv in sampled(kinds, lambda conv, least=least: sum(least[conv])):  # type: ignore[misc]
+            setting = {
+                "network": network,
+                "batch": batch,
+                "count": kinds[conv],
+                "layer": asdict(conv),
+                "dtype": str(DTYPE),
+                "roofline_us": dict(zip(("forward", "backward"), least[conv], strict=True)),
+                "share_of_roofline": sum(least[conv]) * kinds[conv] / whole,
+            }
+            yield Job(f"{network} {batch} {described(conv)}", partial(_row, conv, batch, setting))
 
-            def least(conv: Convolution, batch: int = batch) -> float:
-                return sum(roofline_us(conv, batch, copy_bytes_per_s, flop_per_s))
 
-            chosen = sampled(counted, least)
-            measured = []
-            for conv in chosen:
-                row = _row(network, conv, counted[conv], batch, roofline_us(conv, batch, copy_bytes_per_s, flop_per_s))
-                measured.append(row)
-                yield row
-            share = sum(least(c) * counted[c] for c in chosen) / sum(least(c) * n for c, n in counted.items())
-            yield {"network": network, "batch": batch, "total": totals(measured), "sampled_share": share}
+def described(conv: Convolution) -> str:
+    """A name for one kind of layer."""
+    g = conv.geometry
+    sides = "x".join(map(str, conv.kernel)), "x".join(map(str, conv.size))
+    more = [f"{key}={value}" for key, value in asdict(g).items()]
+    signs = "signed" if conv.signed else "nonnegative"
+    return f"{conv.channels}-{conv.outputs} {sides[0]} at {sides[1]} {' '.join(more)} {conv.activation} {signs}"
 
 
-def _row(network: str, conv: Convolution, count: int, batch: int, least: tuple[float, float]) -> dict[str, Any]:
+def _row(conv: Convolution, batch: int, setting: dict[str, Any]) -> dict[str, Any]:
     first = make_problem(conv, batch, DTYPE, "cuda")
     copies = copies_past_cache(first.bytes, l2_bytes())
     inputs = [first, *(make_problem(conv, batch, DTYPE, "cuda") for _ in range(copies - 1))]
     # Afresh for each shape: after eight of them torch.compile would quietly run eagerly.
     torch.compiler.reset()
-    ahead, back = variants(conv, inputs)
-    check(conv, ahead, reference_forward(conv, first), "forward")
-    check(conv, back, reference_backward(conv, first), "way back")
+    runs = dict(zip(("forward", "backward"), variants(conv, inputs), strict=True))
+    expected = {"forward": reference_forward(conv, first), "backward": reference_backward(conv, first)}
+    failed: dict[str, str] = {}
+    for way, calls in runs.items():
+        good, said = measurable(calls)
+        said |= wrong(good, expected[way])
+        runs[way] = {name: call for name, call in good.items() if name not in said}
+        failed |= {f"{way}, {name}": error for name, error in said.items()}
     with watched() as conditions:
-        timed_ahead, timed_back = measure(ahead, copies, rounds=9), measure(back, copies, rounds=9)
-    row = {
-        "network": network,
-        "batch": batch,
-        "count": count,
-        "layer": asdict(conv),
-        "dtype": str(DTYPE),
-        "roofline_us": {"forward": least[0], "backward": least[1]},
-        "us": {"forward": timed_ahead, "backward": timed_back},
-        "conditions": conditions,
-    }
-    del inputs, ahead, back
-    torch.cuda.empty_cache()
-    return row
+        timed = {way: measure(calls, copies, rounds=9) for way, calls in runs.items()}
+    return {**setting, "us": timed, "failed": failed, "conditions": conditions}
 
 
-def totals(measured: list[dict[str, Any]]) -> dict[str, Any]:
-    """For each variant: microseconds of all layers, weighed by their counts, and its speed against "composition"."""
+def totals(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For each network and batch: microseconds of all layers measured, weighed by their counts, of every variant.
+
+    share_of_roofline: how much of the whole network's least time the layers measured have. A variant that is missing
+    from a layer has no total.
+    """
+    found = []
+    for network, batch in dict.fromkeys((row["network"], row["batch"]) for row in rows):
+        measured = [row for row in rows if (row["network"], row["batch"]) == (network, batch)]
+        share = sum(row["share_of_roofline"] for row in measured)
+        found.append({"network": network, "batch": batch, "share_of_roofline": share, "total": _total(measured)})
+    return found
+
+
+def _total(measured: Sequence[dict[str, Any]]) -> dict[str, Any]:
     names = set.intersection(*({*row["us"]["forward"]} & {*row["us"]["backward"]} for row in measured))
 
     def taken(row: dict[str, Any], name: str) -> float:
-        return row["us"]["forward"][name]["p50"] + row["us"]["backward"][name]["p50"]
+        return float(row["us"]["forward"][name]["p50"] + row["us"]["backward"][name]["p50"])
 
-    found = {}
+    found: dict[str, Any] = {}
     for name in sorted(names):
-        against = sorted(taken(row, "composition") / taken(row, name) for row in measured)
-        found[name] = {
-            "us": sum(taken(row, name) * row["count"] for row in measured),
-            "times_composition": {"least": against[0], "median": against[len(against) // 2], "most": against[-1]},
-        }
+        found[name] = {"us": sum(taken(row, name) * row["count"] for row in measured)}
+        if "composition" in names:
+            against = sorted(taken(row, "composition") / taken(row, name) for row in measured)
+            found[name]["times_composition"] = {
+                "least": against[0],
+                "median": against[len(against) // 2],
+                "most": against[-1],
+            }
     return found

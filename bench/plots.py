@@ -19,7 +19,7 @@ def roofline(results: dict[str, Any]) -> Figure:
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     bandwidth, peak = (results["ceilings"][key] for key in ("copy_bytes_per_s", "bf16_flop_per_s"))
-    layers = [row for row in results["relevance"]["rows"] if "us" in row]
+    layers = results["relevance"]["rows"]
     largest = max(row["batch"] for row in layers)
     intensities: list[float] = []
     for name, marker in (("triton", "o"), ("composition", "x")):
@@ -27,10 +27,11 @@ def roofline(results: dict[str, Any]) -> Figure:
         for row in layers:
             if row["batch"] == largest:
                 for way in ("forward", "backward"):
-                    operations, moved = work(row, way)
-                    points.append((operations / moved, operations / row["us"][way][name]["p50"] / 1e6))
+                    if name in row["us"][way]:
+                        operations, moved = work(row, way)
+                        points.append((operations / moved, operations / row["us"][way][name]["p50"] / 1e6))
         intensities += [x for x, _ in points]
-        axes.scatter(*zip(*points, strict=True), marker=marker, label=name, s=22)
+        axes.scatter([x for x, _ in points], [y for _, y in points], marker=marker, label=name, s=22)
     low, high = min(intensities) / 2, max(max(intensities) * 2, 2 * peak / bandwidth)
     knee = peak / bandwidth
     axes.plot([low, knee, high], [low * bandwidth / 1e12, peak / 1e12, peak / 1e12], color="black", linewidth=1)
@@ -72,7 +73,7 @@ def main(path: Path) -> None:
     """Draw what the file holds."""
     results = json.loads(path.read_text(encoding="utf-8"))
     for part, draw in (("relevance", roofline), ("memory", speedups)):
-        if part in results:
+        if results.get(part, {}).get("rows"):
             figure = draw(results)
             figure.savefig(path.with_name(f"{path.stem}-{draw.__name__}.png"), dpi=150)
 

@@ -42,15 +42,24 @@ class Convolution:
     def forward_bytes(self, batch: int, item: int) -> int:
         """What the forward pass must move: x and both weights in, y and its gate out."""
         rows, columns = self.output_size
-        inputs = batch * self.channels * self.size[0] * self.size[1]
-        return item * (inputs + 2 * self._weights() + 2 * batch * self.outputs * rows * columns)
+        return item * (self._read(batch) + 2 * self._weights() + 2 * batch * self.outputs * rows * columns)
 
     def backward_bytes(self, batch: int, item: int) -> int:
         """What the way back must move: signal, gate and W+ in (and x and W- where signed), G out."""
         rows, columns = self.output_size
-        inputs = batch * self.channels * self.size[0] * self.size[1]
-        signed = 2 if self.signed else 1
-        return item * (2 * batch * self.outputs * rows * columns + signed * (self._weights() + inputs))
+        written = batch * self.channels * self.size[0] * self.size[1]
+        signs = self._weights() + self._read(batch) if self.signed else 0
+        return item * (2 * batch * self.outputs * rows * columns + self._weights() + signs + written)
+
+    def _read(self, batch: int) -> int:
+        """How many numbers of x any output depends on: of a 1x1 convolution of stride 2, a quarter."""
+        g = self.geometry
+        axes = zip(self.size, self.output_size, self.kernel, g.stride, g.padding, g.dilation, strict=True)
+        rows, columns = (
+            len({o * stride + k * dilation - pad for o in range(out) for k in range(taps)} & {*range(full)})
+            for full, out, taps, stride, pad, dilation in axes
+        )
+        return batch * self.channels * rows * columns
 
     def _weights(self) -> int:
         return self.outputs * self.channels // self.geometry.groups * self.kernel[0] * self.kernel[1]

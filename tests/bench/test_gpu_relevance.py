@@ -5,9 +5,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+import torch
 
 from bench import gpu_relevance, plots
 from fastcam.network.units import Geometry
+from fastcam.propagation import tuning
 from fastcam.propagation.convolutions import Convolution
 
 DENSE = Convolution(64, 128, (14, 14), (3, 3), Geometry((1, 1), (1, 1), (1, 1), 1), "relu", signed=False)
@@ -24,6 +26,7 @@ def row(conv: Convolution, batch: int, count: int, times: dict[str, float]) -> d
         "layer": asdict(conv),
         "dtype": "torch.bfloat16",
         "roofline_us": {"forward": least[0], "backward": least[1]},
+        "share_of_roofline": 0.25,
         "us": {"forward": us, "backward": us},
     }
 
@@ -48,10 +51,59 @@ def test_totals_weigh_layers_by_their_counts() -> None:
         row(DENSE, 32, 3, {"triton": 2.0, "composition": 4.0}),
         row(NARROW, 32, 1, {"triton": 10.0, "composition": 5.0}),
     ]
-    found = gpu_relevance.totals(rows)
-    assert found["triton"]["us"] == 2 * (3 * 2 + 10)
-    assert found["composition"]["us"] == 2 * (3 * 4 + 5)
-    assert found["triton"]["times_composition"] == {"least": 0.5, "median": 2.0, "most": 2.0}
+    other = row(DENSE, 1, 1, {"triton": 1.0})
+    found, small = gpu_relevance.totals([*rows, other])
+    assert (found["network"], found["batch"], found["share_of_roofline"]) == ("resnet50", 32, 0.5)
+    assert found["total"]["triton"]["us"] == 2 * (3 * 2 + 10)
+    assert found["total"]["composition"]["us"] == 2 * (3 * 4 + 5)
+    assert found["total"]["triton"]["times_composition"] == {"least": 0.5, "median": 2.0, "most": 2.0}
+    assert small["total"] == {"triton": {"us": 2.0}}  # where the composition is missing nothing is compared
+
+
+def test_a_variant_missing_from_a_layer_has_no_total() -> None:
+    rows = [row(DENSE, 32, 1, {"triton": 2.0, "composition": 4.0}), row(NARROW, 32, 1, {"composition": 5.0})]
+    (found,) = gpu_relevance.totals(rows)
+    assert list(found["total"]) == ["composition"]
+
+
+def test_the_largest_batch_comes_first_and_names_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_relevance, "NETWORKS", {"resnet18": "layer1", "squeezenet1_1": None})
+    jobs = list(gpu_relevance.jobs(4e12, 8e14))
+    batches = [int(job.name.split()[1]) for job in jobs]
+    assert batches == sorted(batches, reverse=True)
+    assert len({job.name for job in jobs}) == len(jobs)
+
+
+def test_a_wrong_variant_is_named_and_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed: dict[str, list[str]] = {}
+
+    def measure(calls: dict, copies: int, *, rounds: int) -> dict:
+        timed["backward" if timed else "forward"] = list(calls)
+        return {name: {"p50": 1.0} for name in calls}
+
+    def variants(conv: Convolution, inputs: list) -> tuple:
+        def broken(i: int) -> object:
+            raise RuntimeError("out of resources")
+
+        y, q = tuning.reference_forward(conv, inputs[0])
+        g = tuning.reference_backward(conv, inputs[0])
+        ahead = {"triton": lambda i: (y, q * 1.4), "composition": lambda i: (y, q), "torch": broken}
+        return ahead, {"triton": lambda i: g, "composition": lambda i: g * torch.nan}
+
+    monkeypatch.setattr(gpu_relevance, "measure", measure)
+    monkeypatch.setattr(gpu_relevance, "variants", variants)
+    monkeypatch.setattr(gpu_relevance, "l2_bytes", lambda: 1)
+    monkeypatch.setattr(
+        gpu_relevance, "make_problem", lambda conv, batch, dtype, _: tuning.make_problem(conv, batch, dtype, "cpu")
+    )
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    found = gpu_relevance._row(DENSE, 2, {})
+    assert timed == {"forward": ["composition"], "backward": ["triton"]}
+    assert found["failed"] == {
+        "forward, torch": "RuntimeError: out of resources",
+        "forward, triton": "not what the reference gives",
+        "backward, composition": "not what the reference gives",
+    }
 
 
 def test_operations_and_bytes_of_a_row_survive_json() -> None:
@@ -72,7 +124,6 @@ def test_pictures(tmp_path: Path) -> None:
             "rows": [
                 row(DENSE, 256, 3, {"triton": 30.0, "composition": 25.0}),
                 row(NARROW, 256, 1, {"triton": 60.0, "composition": 110.0}),
-                {"network": "resnet50", "batch": 256, "total": {}},
             ]
         },
         "memory": {

@@ -58,3 +58,23 @@ def test_work_is_counted_as_the_loops_would() -> None:
     x, w, q = 3 * 6 * 5 * 7, 4 * 3 * 3 * 2, y.numel()
     assert conv.forward_bytes(3, 2) == 2 * (x + 2 * w + 2 * q)
     assert conv.backward_bytes(3, 2) == 2 * (2 * q + 2 * w + 2 * x)
+
+
+@pytest.mark.parametrize(
+    ("size", "kernel", "geometry"),
+    [
+        pytest.param((8, 7), (1, 1), Geometry((2, 2), (0, 0), (1, 1), 1), id="1x1-stride-2"),
+        pytest.param((9, 8), (3, 2), Geometry((3, 1), (1, 0), (1, 2), 1), id="dilated"),
+        pytest.param((8, 8), (2, 2), Geometry((3, 3), (0, 1), (1, 1), 1), id="gaps"),
+    ],
+)
+def test_only_what_an_output_depends_on_is_read(
+    size: tuple[int, int], kernel: tuple[int, int], geometry: Geometry
+) -> None:
+    conv = Convolution(1, 1, size, kernel, geometry, "relu", signed=True)
+    x = torch.ones(1, 1, *size, requires_grad=True)
+    y = F.conv2d(x, torch.ones(1, 1, *kernel), None, *geometry.arguments)
+    (gradient,) = torch.autograd.grad(y.sum(), x)
+    w, read = kernel[0] * kernel[1], int((gradient != 0).sum())
+    assert conv.forward_bytes(1, 2) == 2 * (read + 2 * w + 2 * y.numel())
+    assert conv.backward_bytes(1, 2) == 2 * (2 * y.numel() + 2 * w + read + x.numel())
