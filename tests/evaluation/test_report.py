@@ -147,8 +147,11 @@ def test_a_run_goes_on_where_its_data_moved(marked: tuple[Path, list[str]], tmp_
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"bad": True}, ["1 photo could not be read and is left out", "0/00.png", "no such thing"]),
-        ({"halved": True}, ["for 4 images at a time", "of as few as 1", "4 images, then 1"]),
+        ({"bad": True}, ["1 photo could not be read or explained and is left out", "0/00.png", "no such thing"]),
+        (
+            {"halved": True},
+            ["for 4 images at a time", "of as few as 1", "4 images, then 1", "but those of random_cam rest on other"],
+        ),
         ({"part": True}, ["This run is not finished"]),
     ],
     ids=["bad", "halved", "part"],

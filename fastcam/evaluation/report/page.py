@@ -234,8 +234,8 @@ def _warnings(run: Run) -> tuple[str, ...]:
     bad = len({each.name for each in run.bad})
     if bad:
         found.append(
-            f"{_plural(bad, 'photo')} could not be read or explained and {'is' if bad == 1 else 'are'} left out of all figures; "
-            f"{'it is' if bad == 1 else 'they are'} listed under “Photos left out”."
+            f"{_plural(bad, 'photo')} could not be read or explained and {'is' if bad == 1 else 'are'} left out of all "
+            f"figures; {'it is' if bad == 1 else 'they are'} listed under “Photos left out”."
         )
     return tuple(found)
 
