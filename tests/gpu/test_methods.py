@@ -128,16 +128,25 @@ def test_float32_on_resnet50(method: str, layer: str) -> None:
     assert (found.cpu() - expected).abs().max() < 1e-4
 
 
-@pytest.mark.parametrize("name", ["vgg16_bn", "densenet121", "mobilenet_v2", "resnext50_32x4d", "inception_v3"])
-def test_every_kind_of_layer_in_float32(name: str) -> None:
+NETWORKS = ["vgg16_bn", "densenet121", "mobilenet_v2", "resnext50_32x4d", "inception_v3"]
+
+
+# Not score_cam: of a random network's scores, which masks hardly move, it makes maps of zeros.
+@pytest.mark.parametrize("method", ["grad_cam", "relevance_cam"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_kind_of_layer_in_float32(method: str, name: str) -> None:
     torch.manual_seed(0)
     side = 299 if name == "inception_v3" else 96
     options = {"init_weights": False} if name == "inception_v3" else {}
     model, images = get_model(name, weights=None, **options).eval(), torch.randn(2, 3, side, side)
-    expected = fastcam.relevance_cam(model, images, [[1, 2], [3, 4]])
-    found = fastcam.relevance_cam(model.cuda(), images.cuda(), [[1, 2], [3, 4]])
-    # A random network's deepest maps hold differences of nearly equal sums.
-    assert correlation(found.flatten(0, 1), expected.flatten(0, 1)) > 0.9999
+    expected = fastcam.explain(model, images, [[1, 2], [3, 4]], method=method)
+    found = fastcam.explain(model.cuda(), images.cuda(), [[1, 2], [3, 4]], method=method)
+    if (method, name) == ("relevance_cam", "vgg16_bn"):
+        # Behind three random linear layers the two seeds' sums are nearly equal: float32 on a CPU differs from float64
+        # by 5e-4 there, and by 6e-6 at most on the others.
+        assert correlation(found.flatten(0, 1), expected.flatten(0, 1)) > 0.9999
+    else:
+        assert (found.cpu() - expected).abs().max() < 1e-4
 
 
 @pytest.mark.parametrize("method", METHODS)
