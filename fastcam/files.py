@@ -1,5 +1,6 @@
 """Files that are either whole or not there."""
 
+import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,3 +24,8 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def refusal(error: OSError) -> str:
+    """Why the system refused. Not its own message: that names the unfinished file."""
+    return os.strerror(error.errno) if error.errno else str(error)

@@ -14,8 +14,9 @@ from fastcam.models.loading import load_model
 from fastcam.network.arguments import check_choice
 from fastcam.network.precision import PRECISIONS
 from fastcam.propagation.convolutions import convolutions
-from fastcam.propagation.tuning import read_table, table_path
+from fastcam.propagation.tuning import read_table
 from fastcam.propagation.tuning import tune as run_tuning
+from fastcam_kernels.tuning import table_path
 
 bench = typer.Typer(help="Measure on this machine.", no_args_is_help=True)
 
@@ -53,7 +54,6 @@ def tune(
         path = output
         if path is None:
             path = table_path(device)
-            path.parent.mkdir(exist_ok=True)
             table = _held(path)
 
         def keep(key: str, entry: dict[str, Any]) -> None:

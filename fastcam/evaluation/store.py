@@ -12,7 +12,6 @@ Every file but the logs is written whole or not at all.
 
 import importlib.metadata
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -28,7 +27,7 @@ from fastcam.evaluation.errors import RunError
 from fastcam.evaluation.opening import Place
 from fastcam.evaluation.parts import Part
 from fastcam.evaluation.study import Study, as_table, difference, differences, study_from
-from fastcam.files import atomic_write
+from fastcam.files import atomic_write, refusal
 from fastcam.metrics.metric import Column
 
 Kind = Literal["parts", "screen"]
@@ -292,10 +291,9 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
         raise RunError(
-            f"output: {path} cannot be written ({reason}). Nothing that was finished is lost: set this right, and the "
-            "same command goes on from there"
+            f"output: {path} cannot be written ({refusal(error)}). Nothing that was finished is lost: set this right, "
+            "and the same command goes on from there"
         ) from error
 
 

@@ -19,6 +19,9 @@ from fastcam.ops import reference
 from fastcam.ops.gate import signal_dtype, zero_share
 from fastcam.propagation.convolutions import Convolution
 
+# Of an operator: one tensor, or several.
+Results = Tensor | tuple[Tensor, ...]
+
 OPERATORS = ("relevance_conv", "relevance_conv_backward")
 
 
@@ -126,7 +129,7 @@ def reference_backward(conv: Convolution, problem: Problem) -> Tensor:
     )
 
 
-def agrees(found: Tensor, expected: Tensor, *, tf32: bool = False) -> bool:
+def agrees(found: Results, expected: Results, *, tf32: bool = False) -> bool:
     """Whether each element is the expected one up to roundings, of eight times its dtype's, beside it or the mean.
 
     The reference itself rounds a sum, the sum with its bias, Z twice where signed, and the quotient. Sums of thousands
@@ -134,6 +137,9 @@ def agrees(found: Tensor, expected: Tensor, *, tf32: bool = False) -> bool:
 
     tf32: `found` was made of numbers rounded to TF32's ten bits.
     """
+    if isinstance(found, tuple):
+        return all(agrees(a, b, tf32=tf32) for a, b in zip(found, expected, strict=True))
+    assert isinstance(expected, Tensor)
     tolerance = max(8 * (2.0**-10 if tf32 else torch.finfo(found.dtype).eps), 1e-4)
     difference = (found.float() - expected.float()).abs()
     scale = expected.float().abs()
@@ -145,14 +151,6 @@ def read_table(path: Path) -> dict[str, dict[str, Any]]:
     from fastcam_kernels.tuning import read_table as read
 
     return {key: asdict(choice) for key, choice in read(path).items()}
-
-
-def table_path(device: torch.device) -> Path:
-    """Where the kernels look for the table of a device."""
-    from fastcam_kernels.tuning import table_path as path
-
-    found: Path = path(device)
-    return found
 
 
 def candidates() -> Iterator[Any]:
@@ -247,15 +245,13 @@ def _turn(run: Callable[[Problem, Any], Any], inputs: Sequence[Problem], choice:
     return lambda number: run(inputs[number], choice)
 
 
-def _expected(operator: str, conv: Convolution, problem: Problem) -> tuple[Tensor, ...]:
+def _expected(operator: str, conv: Convolution, problem: Problem) -> Results:
     """What the reference gives, without TF32."""
     with matrix_precision(resolve(None, problem.x.dtype, problem.x.device), problem.x.device):
-        if operator == OPERATORS[0]:
-            return reference_forward(conv, problem)
-        return (reference_backward(conv, problem),)
+        return (reference_forward if operator == OPERATORS[0] else reference_backward)(conv, problem)
 
 
-def _is_right(run: Callable[[Problem, Any], Any], problem: Problem, choice: Any, expected: tuple[Tensor, ...]) -> bool:
+def _is_right(run: Callable[[Problem, Any], Any], problem: Problem, choice: Any, expected: Results) -> bool:
     """Whether a candidate can be run here, and gives what is expected."""
     from triton.errors import TritonError
 
@@ -266,8 +262,7 @@ def _is_right(run: Callable[[Problem, Any], Any], problem: Problem, choice: Any,
     except (RuntimeError, ValueError, TritonError):  # more registers or shared memory than there are, refused blocks
         return False
     tf32 = problem.x.dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32
-    results = found if isinstance(found, tuple) else (found,)
-    return all(agrees(a, b, tf32=tf32) for a, b in zip(results, expected, strict=True))
+    return agrees(found, expected, tf32=tf32)
 
 
 def layer_of(conv: Convolution, batch: int, dtype: torch.dtype) -> Any:

@@ -2,7 +2,6 @@
 
 import base64
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -31,7 +30,7 @@ from fastcam.evaluation.tables import (
     results,
     study_columns,
 )
-from fastcam.files import atomic_write
+from fastcam.files import atomic_write, refusal
 from fastcam.metrics.registry import METRICS
 
 
@@ -372,9 +371,9 @@ def _write(path: Path, text: str) -> None:
         with atomic_write(path) as stream:
             stream.write(text.encode("utf-8"))
     except OSError as error:
-        # Not the system's own message: it names the unfinished file.
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        raise ValueError(f"output: {path} cannot be written ({reason}); name another file with -o FILE.html") from error
+        raise ValueError(
+            f"output: {path} cannot be written ({refusal(error)}); name another file with -o FILE.html"
+        ) from error
 
 
 def _template() -> Any:
