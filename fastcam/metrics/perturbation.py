@@ -176,9 +176,8 @@ def insertion(
     Pixels come in descending order of the map; otherwise as `deletion`.
 
     The blur reflects an image at its edges. RISE's public code has zeros beyond them, and a kernel that is flatter than
-    the Gaussian of its sigma, since it is one reflected into its 11 x 11 pixels. That start tells a network more or
-    less: over 32 photos (efficientnet_lite0, grad_cam, step 1792) its insertion was lower by 0.02 in the mean, and
-    differed by up to 0.16 for one.
+    the Gaussian of its sigma, since it is one reflected into its 11 x 11 pixels: it starts from another image, and its
+    values differ.
 
     Args:
         model, images, maps, targets, common: see `fastcam.metrics.evaluate`.
